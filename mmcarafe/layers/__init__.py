@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CARAFE module and the builder of upsamplers; imports torch, mmengine and mmcv.cnn."""
+
+from .build import UpsampleConfigError, build_upsample
+from .carafe import CARAFE
+
+__all__ = ["CARAFE", "UpsampleConfigError", "build_upsample"]

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From ``upsample_cfg`` to a module: the one table of upsampler types and their arguments."""
+
+import inspect
+from difflib import get_close_matches
+
+import mmcv.cnn  # noqa: F401  registers nearest, bilinear, deconv and pixel_shuffle
+from mmengine.registry import MODELS, Registry
+from torch import nn
+
+from .carafe import CARAFE
+
+
+class UpsampleConfigError(ValueError):
+    """An ``upsample_cfg`` names no known type, or arguments that its type does not take."""
+
+
+def _deconv(channels: int, scale: int, cfg: dict) -> dict:
+    # upsample_kernel is what mmdet's FPN_CARAFE calls it. The padding makes the output exactly scale
+    # times the input, whatever the kernel.
+    kernel = cfg.pop("upsample_kernel", cfg.get("kernel_size", scale))
+    padding = max(kernel - scale + 1, 0) // 2
+    return dict(
+        in_channels=channels,
+        out_channels=channels,
+        kernel_size=kernel,
+        stride=scale,
+        padding=padding,
+        output_padding=2 * padding - (kernel - scale),
+    )
+
+
+# How each type calls the channels and the scale factor, and its defaults; upsample_cfg overrides them.
+_ARGUMENTS = {
+    "nearest": lambda channels, scale, cfg: dict(scale_factor=scale, mode="nearest"),
+    "bilinear": lambda channels, scale, cfg: dict(scale_factor=scale, mode="bilinear", align_corners=False),
+    "deconv": _deconv,
+    "pixel_shuffle": lambda channels, scale, cfg: dict(
+        in_channels=channels, out_channels=channels, scale_factor=scale, upsample_kernel=3
+    ),
+}
+# mmcv's key for its CUDA-only layer; ours has the same arguments and parameters and runs everywhere
+_ALIASES = {"carafe": CARAFE}
+
+
+def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Registry = MODELS) -> nn.Module:
+    """Build the upsampler that an ``upsample_cfg`` selects.
+
+    Args:
+        cfg (dict): ``type`` and any of the type's own arguments. Types: ``nearest``, ``bilinear``,
+            ``deconv``, ``pixel_shuffle``, ``carafe``, ``CARAFE``, or any registered module that takes
+            ``channels`` and ``scale_factor``.
+        channels (int): channels of the maps to upsample; the output has as many.
+        scale_factor (int): how many times larger the output is.
+        registry (Registry): where other types are looked up. Default: mmengine's root ``MODELS``.
+
+    Returns:
+        nn.Module: maps Tensor[N, channels, H, W] to Tensor[N, channels, scale_factor * H, scale_factor * W].
+
+    Raises:
+        UpsampleConfigError: a ValueError; the type is unknown or does not take the arguments.
+
+    Example:
+        >>> import torch
+        >>> from mmcarafe.layers import build_upsample
+        >>> upsample = build_upsample(dict(type="CARAFE", up_kernel=3), channels=16, scale_factor=2)
+        >>> upsample(torch.rand(1, 16, 24, 24)).shape
+        torch.Size([1, 16, 48, 48])
+    """
+    cfg = dict(cfg)
+    kind = cfg.pop("type")
+    if cfg.pop("scale_factor", scale_factor) != scale_factor:
+        raise UpsampleConfigError(
+            f"upsample_cfg type {kind!r}: this component upsamples by {scale_factor}; leave scale_factor out"
+        )
+    module = _lookup(kind, registry)
+    if kind in _ARGUMENTS:
+        defaults = _ARGUMENTS[kind](channels, scale_factor, cfg)
+    else:
+        defaults = dict(channels=channels, scale_factor=scale_factor)
+    arguments = {**defaults, **cfg}
+    try:
+        inspect.signature(module).bind(**arguments)
+        return module(**arguments)
+    except (TypeError, ValueError) as error:
+        takes = ", ".join(name for name in inspect.signature(module).parameters)
+        raise UpsampleConfigError(f"upsample_cfg type {kind!r}: {error}; it takes {takes}") from error
+
+
+def _lookup(kind, registry: Registry):
+    if isinstance(kind, type):
+        return kind
+    module = _ALIASES.get(kind) or registry.get(kind)
+    if module is None:
+        known = (*_ARGUMENTS, *_ALIASES, "CARAFE")
+        close = get_close_matches(str(kind), known, n=1, cutoff=0.5)
+        raise UpsampleConfigError(
+            f"upsample_cfg type {kind!r} is not known"
+            + (f"; did you mean {close[0]!r}?" if close else "")
+            + f" Known types: {', '.join(known)}, and any module registered in MODELS that takes "
+            "channels and scale_factor"
+        )
+    return module

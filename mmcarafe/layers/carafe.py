@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CARAFE module: predicts a reassembly kernel for each output pixel, then applies it."""
+
+import torch.nn.functional as F
+from mmengine.model import BaseModule, initialize
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from mmcarafe.ops import carafe
+
+# Training starts from a near-uniform average of the neighbourhood (paper, section 3.2).
+INIT_CFG = (
+    dict(type="Xavier", layer="Conv2d", distribution="uniform"),
+    dict(type="Normal", std=0.001, bias=0, override=dict(name="content_encoder")),
+)
+
+
+@MODELS.register_module()
+class CARAFE(BaseModule):
+    """Content-Aware ReAssembly of FEatures, a learned upsampler (Wang et al., ICCV 2019, section 3).
+
+    Compresses the channels, predicts ``scale_factor**2`` kernels of ``up_kernel`` x ``up_kernel`` for
+    each source pixel, normalises each with a softmax and assembles the output pixels with them.
+    Parameters are named as in mmcv's ``CARAFEPack``, so its checkpoints load unchanged.
+
+    Args:
+        channels (int): C, channels of the input and of the output.
+        scale_factor (int): how many times larger the output is. Default: 2.
+        up_kernel (int): side of the reassembly kernel, odd. Default: 5.
+        up_group (int): channel groups, each with kernels of its own; divides ``channels``. Default: 1.
+        encoder_kernel (int): side of the content encoder's convolution, odd. Default: 3.
+        encoder_dilation (int): dilation of that convolution. Default: 1.
+        compressed_channels (int): channels left by the channel compressor. Default: 64.
+        norm_cfg (dict, optional): norm layer after both convolutions, for instance ``dict(type="BN")``
+            (needs mmcv). Default: None, as in the paper.
+        act_cfg (dict, optional): activation after both, for instance ``dict(type="ReLU")`` (needs mmcv).
+            Default: None, as in the paper.
+        init_cfg (dict or list, optional): mmengine initialisation. Default: the paper's, Xavier uniform
+            and the content encoder normal with standard deviation 0.001 and bias 0.
+
+    Raises:
+        TypeError: a size is not an int.
+        ValueError: a size is below 1, a kernel is even, or ``up_group`` does not divide ``channels``.
+
+    Example:
+        >>> import torch
+        >>> from mmcarafe.layers import CARAFE
+        >>> CARAFE(channels=16)(torch.rand(1, 16, 24, 24)).shape
+        torch.Size([1, 16, 48, 48])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        scale_factor: int = 2,
+        up_kernel: int = 5,
+        up_group: int = 1,
+        encoder_kernel: int = 3,
+        encoder_dilation: int = 1,
+        compressed_channels: int = 64,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        super().__init__(init_cfg=list(INIT_CFG) if init_cfg is None else init_cfg)
+        self.channels = channels
+        self.scale_factor = scale_factor
+        self.up_kernel = up_kernel
+        self.up_group = up_group
+        self.encoder_kernel = encoder_kernel
+        self.encoder_dilation = encoder_dilation
+        self.compressed_channels = compressed_channels
+        self._check()
+        kernels = up_group * up_kernel**2 * scale_factor**2
+        self.channel_compressor = nn.Conv2d(channels, compressed_channels, 1)
+        self.compressor_post = _norm_act(compressed_channels, norm_cfg, act_cfg)
+        self.content_encoder = nn.Conv2d(
+            compressed_channels,
+            kernels,
+            encoder_kernel,
+            padding=(encoder_kernel - 1) // 2 * encoder_dilation,
+            dilation=encoder_dilation,
+        )
+        self.encoder_post = _norm_act(kernels, norm_cfg, act_cfg)
+        initialize(self, list(INIT_CFG))
+
+    def _check(self) -> None:
+        for name in self.__constants__:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name}: expected an int, got {value!r}")
+            if value < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {value}")
+            if name in ("up_kernel", "encoder_kernel") and value % 2 == 0:
+                raise ValueError(f"{name}: expected an odd number, got {value}")
+        if self.channels % self.up_group:
+            raise ValueError(
+                f"up_group: expected a divisor of the {self.channels} channels, got {self.up_group}"
+            )
+
+    __constants__ = (
+        "channels",
+        "scale_factor",
+        "up_kernel",
+        "up_group",
+        "encoder_kernel",
+        "encoder_dilation",
+        "compressed_channels",
+    )
+
+    def init_weights(self) -> None:
+        """Initialise the weights as ``init_cfg`` says, however often an enclosing module asks for it."""
+        initialize(self, self.init_cfg)
+
+    def kernel_normalizer(self, logits: Tensor) -> Tensor:
+        """Raw encoder output to reassembly kernels that sum to 1 (paper, section 3.2).
+
+        Args:
+            logits (Tensor[N, G*k*k*s*s, H, W]): output of the content encoder.
+
+        Returns:
+            Tensor[N, G*k*k, s*H, s*W]: one kernel for each output pixel and group.
+        """
+        logits = F.pixel_shuffle(logits, self.scale_factor)
+        kernels = logits.unflatten(1, (self.up_group, self.up_kernel**2))  # [N, G, k*k, s*H, s*W]
+        return kernels.softmax(dim=2).flatten(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Upsample: Tensor[N, channels, H, W] -> Tensor[N, channels, scale_factor * H, scale_factor * W]."""
+        if x.dim() != 4 or x.shape[1] != self.channels:
+            raise ValueError(f"CARAFE: expected [N, {self.channels}, H, W], got {tuple(x.shape)}")
+        compressed = self.compressor_post(self.channel_compressor(x))
+        logits = self.encoder_post(self.content_encoder(compressed))
+        masks = self.kernel_normalizer(logits)
+        return carafe(x, masks.to(x.dtype), self.up_kernel, self.up_group, self.scale_factor)
+
+    def extra_repr(self) -> str:
+        """The sizes, as the constructor takes them."""
+        return ", ".join(f"{name}={getattr(self, name)}" for name in self.__constants__)
+
+
+def _norm_act(channels: int, norm_cfg: dict | None, act_cfg: dict | None) -> nn.Sequential:
+    layers = []
+    if norm_cfg is not None or act_cfg is not None:
+        from mmcv.cnn import build_activation_layer, build_norm_layer  # only these options need mmcv
+
+        if norm_cfg is not None:
+            layers.append(build_norm_layer(norm_cfg, channels)[1])
+        if act_cfg is not None:
+            layers.append(build_activation_layer(act_cfg))
+    return nn.Sequential(*layers)

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lets ``torch.load`` read mmengine's checkpoints without leaving ``weights_only`` mode."""
+
+import numpy as np
+import torch
+from mmengine.logging.history_buffer import HistoryBuffer
+
+
+def allow_mmengine_types() -> None:
+    """Allow-list the types mmengine 0.10 writes besides tensors: its loss history and numpy numbers.
+
+    Since torch 2.6 ``torch.load`` refuses every other type by default, and mmengine, which saves its
+    message hub into each checkpoint, could then neither evaluate nor resume a model it trained. Everything
+    not listed is refused as before, so a checkpoint still cannot run code.
+    """
+    multiarray = getattr(np, "_core", np.core).multiarray
+    torch.serialization.add_safe_globals(
+        [
+            HistoryBuffer,
+            np.ndarray,
+            np.dtype,
+            multiarray.scalar,
+            multiarray._reconstruct,
+            np.dtypes.Float64DType,
+            np.dtypes.Float32DType,
+            np.dtypes.Int64DType,
+        ]
+    )

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mmdet's mask heads, able to select any upsampler; registered under mmdet's names."""
+
+from mmdet.models.roi_heads import mask_heads
+from mmdet.registry import MODELS
+
+from mmcarafe.layers import build_upsample
+
+# mmdet builds these itself, and draws their random weights in its own order
+_MMDET_TYPES = (None, "deconv", "nearest", "bilinear")
+
+
+class SelectMaskUpsample:
+    """Mixin in front of an mmdet mask head with FCNMaskHead's constructor."""
+
+    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
+        cfg = dict(type="deconv", scale_factor=2) if upsample_cfg is None else dict(upsample_cfg)
+        kind = cfg.pop("type", None)
+        scale_factor = cfg.pop("scale_factor", 2)
+        if kind in _MMDET_TYPES and not cfg:
+            super().__init__(*args, upsample_cfg=dict(type=kind, scale_factor=scale_factor), **kwargs)
+            return
+        super().__init__(*args, upsample_cfg=dict(type=None, scale_factor=scale_factor), **kwargs)
+        # the parent's forward puts a ReLU behind the method it knows as deconv
+        self.upsample_method = kind
+        self.upsample_cfg = dict(type=kind, **cfg)
+        self.upsample = build_upsample(
+            dict(type=kind, **cfg), self.conv_logits.in_channels, scale_factor, MODELS
+        )
+
+
+@MODELS.register_module(force=True)
+class FCNMaskHead(SelectMaskUpsample, mask_heads.FCNMaskHead):
+    """mmdet's FCNMaskHead whose ``upsample_cfg`` may name any upsampler, CARAFE on the CPU included.
+
+    Args:
+        upsample_cfg (dict): ``type``, ``scale_factor`` (default 2) and the type's own arguments.
+            Default: mmdet's deconvolution, ``dict(type="deconv", scale_factor=2)``.
+
+    Raises:
+        UpsampleConfigError: the type is not known or does not take the arguments.
+
+    Example:
+        >>> import torch
+        >>> from mmcarafe.models import FCNMaskHead
+        >>> head = FCNMaskHead(num_convs=1, in_channels=8, conv_out_channels=8, num_classes=3,
+        ...                    upsample_cfg=dict(type="CARAFE"))
+        >>> head(torch.rand(2, 8, 14, 14)).shape
+        torch.Size([2, 3, 28, 28])
+    """
+
+
+@MODELS.register_module(force=True)
+class HTCMaskHead(SelectMaskUpsample, mask_heads.HTCMaskHead):
+    """mmdet's HTCMaskHead with the ``upsample_cfg`` of :class:`FCNMaskHead`."""
+
+
+@MODELS.register_module(force=True)
+class SCNetMaskHead(SelectMaskUpsample, mask_heads.SCNetMaskHead):
+    """mmdet's SCNetMaskHead with the ``upsample_cfg`` of :class:`FCNMaskHead`."""
+
+
+@MODELS.register_module(force=True)
+class DynamicMaskHead(SelectMaskUpsample, mask_heads.DynamicMaskHead):
+    """mmdet's DynamicMaskHead with the ``upsample_cfg`` of :class:`FCNMaskHead`."""

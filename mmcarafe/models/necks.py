@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mmdet's necks, able to select any upsampler; registered under mmdet's names."""
+
+from mmdet.models import necks
+from mmdet.registry import MODELS
+from mmengine.model import ModuleList
+
+from mmcarafe.layers import build_upsample
+
+from .upsample import SelectUpsample
+
+
+@MODELS.register_module(force=True)
+class FPN(SelectUpsample, necks.FPN):
+    """mmdet's FPN whose ``upsample_cfg`` may name an upsampler: ``upsample_cfg=dict(type="CARAFE")``.
+
+    All other arguments, the extra levels and the outputs are mmdet's. ``upsample_modules[i]`` upsamples
+    level i + 1 to level i; an odd lateral (25 above 13) is met by cropping.
+
+    Raises:
+        UpsampleConfigError: the type is not known or does not take the arguments.
+        ValueError: in ``forward``, a level is more than twice as large as the one above it.
+
+    Example:
+        >>> import torch
+        >>> from mmcarafe.models import FPN
+        >>> neck = FPN(in_channels=[8, 16], out_channels=4, num_outs=3, upsample_cfg=dict(type="CARAFE"))
+        >>> [tuple(level.shape) for level in neck((torch.rand(1, 8, 25, 38), torch.rand(1, 16, 13, 19)))]
+        [(1, 4, 25, 38), (1, 4, 13, 19), (1, 4, 7, 10)]
+    """
+
+    def upsample_channels(self) -> list[int]:
+        """One upsampler between each two neighbouring laterals."""
+        return [self.out_channels] * (len(self.lateral_convs) - 1)
+
+
+@MODELS.register_module(force=True)
+class FPN_CARAFE(necks.FPN_CARAFE):  # noqa: N801  mmdet's name
+    """mmdet's FPN_CARAFE with upsamplers from the registry, so that it runs without CUDA.
+
+    Released CARAFE checkpoints have this neck. It is not FPN with CARAFE: its P6 is a convolution that
+    joins the top-down path. ``deconv`` and ``pixel_shuffle`` can be selected too, with or without mmdet's
+    ``upsample_kernel``.
+
+    Raises:
+        UpsampleConfigError: the type is not known or does not take the arguments.
+
+    Example:
+        >>> import torch
+        >>> from mmcarafe.models import FPN_CARAFE
+        >>> neck = FPN_CARAFE([8, 16], 4, num_outs=3, upsample_cfg=dict(type="carafe"))
+        >>> [tuple(level.shape) for level in neck((torch.rand(1, 8, 24, 24), torch.rand(1, 16, 12, 12)))]
+        [(1, 4, 24, 24), (1, 4, 12, 12), (1, 4, 6, 6)]
+    """
+
+    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
+        # nearest has no parameters: it only makes the parent count the upsamplers it needs
+        super().__init__(*args, upsample_cfg=dict(type="nearest"), **kwargs)
+        channels = self.lateral_convs[0].out_channels
+        self.upsample_modules = ModuleList(
+            build_upsample(upsample_cfg or dict(type="carafe"), channels, 2, MODELS)
+            for _ in self.upsample_modules
+        )
+
+    def init_weights(self) -> None:
+        """mmdet's Xavier for all convolutions, then each upsampler's own initialisation."""
+        super().init_weights()
+        for upsample in self.upsample_modules:
+            if hasattr(upsample, "init_weights"):
+                upsample.init_weights()
