@@ -6,10 +6,31 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+try:  # an isolated build has no torch: the package then installs without its CPU kernels
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+except ImportError:
+    BuildExtension = CppExtension = None
+
 ROOT = Path(__file__).parent
 VERSION = re.search(
     r"__version__ = \"(.+)\"", (ROOT / "mmcarafe/__init__.py").read_text(encoding="utf-8")
 ).group(1)
+
+
+def cpu_kernels() -> dict:
+    """The optional extension: where it cannot be built, the operator runs in plain PyTorch."""
+    if CppExtension is None:
+        return {}
+    extension = CppExtension(
+        "mmcarafe._C",
+        sorted(str(path.relative_to(ROOT)) for path in (ROOT / "mmcarafe/ops/csrc").glob("*.cpp")),
+        depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "mmcarafe/ops/csrc").glob("*.h")),
+        extra_compile_args=["-O3", "-g0", "-fopenmp", "-fno-math-errno"],
+        extra_link_args=["-fopenmp"],
+        optional=True,
+    )
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension}}
+
 
 setup(
     name="mmcarafe",
@@ -21,6 +42,8 @@ setup(
     packages=find_packages(include=["mmcarafe", "mmcarafe.*"]),
     python_requires=">=3.10",
     install_requires=["torch>=2.4"],
+    package_data={"mmcarafe.ops": ["csrc/*"]},
+    **cpu_kernels(),
     extras_require={
         # mmdet 3.3.0 refuses mmcv 2.2 and newer
         "openmmlab": ["mmengine>=0.10.4", "mmcv>=2.0.0,<2.2.0", "mmdet>=3.3.0"],

@@ -13,6 +13,7 @@ STAMP=$VENV/.mmcarafe-ready
 LOG=$VENV/setup.log
 CACHE=${MMCARAFE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mmcarafe}
 export PIP_DISABLE_PIP_VERSION_CHECK=1
+export MAX_JOBS=${MAX_JOBS:-$(nproc)}
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
@@ -58,6 +59,7 @@ step() {  # <number> <title> <usual time> <command ...>
 }
 
 make_venv() { "$python" -m venv "$VENV"; }
+export PATH="$VENV/bin:$PATH"  # torch's build helper looks for pip's ninja there
 pip_install() { "$VENV/bin/python" -m pip install "$@"; }
 
 precompile_torch_header() {  # <folder>: every mmcv file includes torch/types.h; parse it once instead of 77 times
@@ -84,9 +86,7 @@ MMCV_CFLAGS="-O3 -DNDEBUG -fwrapv -g0 -w"
 
 build_mmcv() {  # <folder for the wheel>
     local headers; headers=$(mktemp -d)
-    export MAX_JOBS=${MAX_JOBS:-$(nproc)} MMCV_WITH_OPS=1
-    # setup.py looks for pip's ninja on PATH
-    export PATH="$VENV/bin:$PATH"
+    export MMCV_WITH_OPS=1
     if [ "$gpu" = cuda ]; then
         export FORCE_CUDA=1
         mmcv_wheel "$1"
@@ -134,7 +134,7 @@ install_package() {
     "$VENV/bin/python" -c "import mmcv.ops, mmdet, mmcarafe.models"
 }
 
-fingerprint=$(cat requirements/*.txt setup.py pyproject.toml "${BASH_SOURCE[0]}" | cksum | tr -d ' ')-$PWD
+fingerprint=$(cat requirements/*.txt setup.py pyproject.toml mmcarafe/ops/csrc/* "${BASH_SOURCE[0]}" | cksum | tr -d ' ')-$PWD
 if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$fingerprint" ]; then exit 0; fi
 
 exec 9>.setup.lock
@@ -156,7 +156,7 @@ step 1 "Python environment" "5 s" make_venv
 step 2 "torch" "30 s, more where it must be downloaded" install_torch
 step 3 "numpy, OpenCV, pycocotools and the like" "30 s" pip_install -r requirements/runtime.txt
 step 4 "mmcv with its compiled operators" "3 min on 2 cores; 15 s once built" install_mmcv
-step 5 "mmengine, mmdet and mmcarafe" "15 s" install_package
+step 5 "mmengine, mmdet and mmcarafe with its CPU kernels" "1 min" install_package
 step 6 "test tools" "5 s" pip_install -r requirements/tests.txt
 echo "$fingerprint" >"$STAMP"
 echo "setup: ready in $((SECONDS / 60)) min $((SECONDS % 60)) s"

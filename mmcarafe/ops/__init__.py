@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operator; imports nothing but torch."""
 
+from . import native
 from .carafe import carafe
+from .native import cpu_implementations, use_cpu_implementation
 
-__all__ = ["carafe"]
+native.load()
+
+__all__ = ["carafe", "cpu_implementations", "use_cpu_implementation"]

@@ -11,6 +11,7 @@ The gradient of any of them is made of the other two, so derivatives of every or
 is their default kernel; a kernel registered for a device replaces it there without touching a caller.
 """
 
+from collections.abc import Callable
 from math import prod
 
 import torch
@@ -97,19 +98,21 @@ def _memory_format(t: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _default_kernels() -> None:
-    """Register the reference for every device; outputs take the memory format of the first tensor."""
-    for name, function in (
-        ("carafe", reference.carafe),
-        ("carafe_grad_features", reference.grad_features),
-        ("carafe_grad_masks", reference.grad_masks),
-    ):
+def _default_kernel(function: Callable) -> Callable:
+    """The reference as a kernel for every device; its output takes the memory format of the first tensor."""
 
-        def kernel(first, second, k, groups, scale, function=function):
-            out = function(first, second, k, groups, scale)
-            return out.contiguous(memory_format=_memory_format(first))
+    def kernel(first, second, k, groups, scale):
+        out = function(first, second, k, groups, scale)
+        return out.contiguous(memory_format=_memory_format(first))
 
-        _lib.impl(name, kernel, "CompositeExplicitAutograd")
+    return kernel
+
+
+DEFAULT_KERNELS = {
+    "carafe": _default_kernel(reference.carafe),
+    "carafe_grad_features": _default_kernel(reference.grad_features),
+    "carafe_grad_masks": _default_kernel(reference.grad_masks),
+}
 
 
 def _fake_carafe(features, masks, k, groups, scale):
@@ -162,7 +165,8 @@ def _register() -> None:
     forward = ops.carafe.default
     to_features = ops.carafe_grad_features.default
     to_masks = ops.carafe_grad_masks.default
-    _default_kernels()
+    for name, kernel in DEFAULT_KERNELS.items():
+        _lib.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake("mmcarafe::carafe", _fake_carafe, lib=_lib)
     torch.library.register_fake("mmcarafe::carafe_grad_features", _fake_grad_features, lib=_lib)
     torch.library.register_fake("mmcarafe::carafe_grad_masks", _fake_grad_masks, lib=_lib)

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// CPU kernels of the ops that mmcarafe/ops/carafe.py defines.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <Python.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace mmcarafe {
+namespace {
+
+using at::Tensor;
+
+struct Variant {
+  const char* name;
+  Range (*find)(Op, Type, const Sizes&);
+  bool available;
+};
+
+const std::vector<Variant>& variants() {  // best first
+  static const std::vector<Variant> all = {
+#ifdef MMCARAFE_X86
+      {"avx512", avx512::find,
+       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")},
+      {"avx2", avx2::find, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+#endif
+      {"baseline", baseline::find, true},
+  };
+  return all;
+}
+
+const Variant*& chosen() {
+  static const Variant* variant = [] {
+    for (const Variant& v : variants())
+      if (v.available) return &v;
+    return &variants().back();
+  }();
+  return variant;
+}
+
+Type type_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case at::kFloat:
+      return Type::f32;
+    case at::kDouble:
+      return Type::f64;
+    case at::kBFloat16:
+      return Type::bf16;
+    case at::kHalf:
+      return Type::f16;
+    default:
+      TORCH_CHECK_TYPE(false, "mmcarafe: expected float16, bfloat16, float32 or float64, got ", t.scalar_type());
+  }
+}
+
+bool channels_last(const Tensor& t) {
+  return !t.is_contiguous() && t.is_contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+void run(Op op, const Sizes& z, const Tensor& first, const Tensor& second, Tensor& out) {
+  const int64_t items = item_count(op, z);
+  if (out.numel() == 0 || items == 0) return;
+  const Range range = chosen()->find(op, type_of(first), z);
+  const int64_t work = z.C * z.k * z.k * z.s * z.s * z.H * z.W * z.N / items;  // multiply-adds of an item
+  at::parallel_for(0, items, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, work)),
+                   [&](int64_t begin, int64_t end) {
+                     range(z, first.const_data_ptr(), second.const_data_ptr(), out.mutable_data_ptr(), begin, end);
+                   });
+}
+
+// What protects memory; messages for users are made in Python.
+void check(const Tensor& small, const Tensor& large, const Tensor& masks, int64_t k, int64_t G, int64_t s) {
+  TORCH_CHECK_VALUE(k > 0 && k % 2 == 1 && G > 0 && s > 0 && small.dim() == 4 && large.dim() == 4 &&
+                        masks.dim() == 4 && small.size(1) % G == 0,
+                    "mmcarafe: arguments do not fit each other");
+  TORCH_CHECK_TYPE(small.scalar_type() == masks.scalar_type() && large.scalar_type() == masks.scalar_type(),
+                   "mmcarafe: tensors of one dtype expected");
+  TORCH_CHECK_VALUE(masks.size(0) == small.size(0) && masks.size(1) == G * k * k &&
+                        masks.size(2) == s * small.size(2) && masks.size(3) == s * small.size(3) &&
+                        large.size(0) == small.size(0) && large.size(1) == small.size(1) &&
+                        large.size(2) == masks.size(2) && large.size(3) == masks.size(3),
+                    "mmcarafe: sizes do not fit each other");
+}
+
+Sizes sizes_of(const Tensor& small, int64_t k, int64_t G, int64_t s) {
+  return {small.size(0), small.size(1), small.size(2), small.size(3), k, G, s};
+}
+
+Tensor finish(const Tensor& out, const Tensor& like) {
+  return channels_last(like) ? out.contiguous(at::MemoryFormat::ChannelsLast) : out;
+}
+
+Tensor carafe(const Tensor& features, const Tensor& masks, int64_t k, int64_t G, int64_t s) {
+  Tensor out = at::empty({features.size(0), features.size(1), s * features.size(2), s * features.size(3)},
+                         features.options());
+  check(features, out, masks, k, G, s);
+  run(Op::forward, sizes_of(features, k, G, s), features.contiguous(), masks.contiguous(), out);
+  return finish(out, features);
+}
+
+Tensor carafe_grad_features(const Tensor& grad, const Tensor& masks, int64_t k, int64_t G, int64_t s) {
+  TORCH_CHECK_VALUE(s > 0, "mmcarafe: scale_factor below 1");
+  Tensor out = at::empty({grad.size(0), grad.size(1), grad.size(2) / s, grad.size(3) / s}, grad.options());
+  check(out, grad, masks, k, G, s);
+  run(Op::grad_features, sizes_of(out, k, G, s), grad.contiguous(), masks.contiguous(), out);
+  return finish(out, grad);
+}
+
+Tensor carafe_grad_masks(const Tensor& grad, const Tensor& features, int64_t k, int64_t G, int64_t s) {
+  Tensor out = at::empty({grad.size(0), G * k * k, grad.size(2), grad.size(3)}, grad.options());
+  check(features, grad, out, k, G, s);
+  if (features.size(1) == 0) out.zero_();
+  run(Op::grad_masks, sizes_of(features, k, G, s), grad.contiguous(), features.contiguous(), out);
+  return finish(out, grad);
+}
+
+std::vector<std::string> available_variants() {
+  std::vector<std::string> names;
+  for (const Variant& v : variants())
+    if (v.available) names.emplace_back(v.name);
+  return names;
+}
+
+std::string use_variant(const std::string& name) {
+  const std::string previous = chosen()->name;
+  for (const Variant& v : variants())
+    if (v.available && name == v.name) {
+      chosen() = &v;
+      return previous;
+    }
+  TORCH_CHECK_VALUE(false, "this processor does not have the variant '", name, "'");
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(mmcarafe, m) {
+  m.def("_available_variants() -> str[]", available_variants);
+  m.def("_use_variant(str name) -> str", use_variant);
+}
+
+TORCH_LIBRARY_IMPL(mmcarafe, CPU, m) {
+  m.impl("carafe", carafe);
+  m.impl("carafe_grad_features", carafe_grad_features);
+  m.impl("carafe_grad_masks", carafe_grad_masks);
+}
+
+}  // namespace mmcarafe
+
+// Makes the file importable; loading it is what registers the kernels.
+PyMODINIT_FUNC PyInit__C() {
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};
+  return PyModule_Create(&module);
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+// The three kernels, in terms of the vectors of the variant being compiled. Lanes lie along the width of the
+// source map; masks are packed so that the lanes of one sub-pixel (i, j) of the s*s are next to each other.
+
+namespace mmcarafe::MMCARAFE_VARIANT {
+
+// Sub-pixels held in registers at a time; 32 vector registers allow more than 16.
+constexpr int kSubpixels = MMCARAFE_VECTOR_BYTES == 64 ? 4 : 2;
+constexpr int kBlockChannels = 4;
+
+// to[b * stride + l] = from[row i, s * (first + l) + j] for sub-pixel b = i * s + j; 0 outside the row.
+template <typename A, typename S>
+MMCARAFE_INLINE void split_subpixels(A* to, int64_t stride, int64_t n, const S* from, int64_t first,
+                                     const Sizes& z) {
+  const int64_t left = first >= 0 ? 0 : -first < n ? -first : n;
+  const int64_t right = first + n <= z.W ? n : z.W - first > left ? z.W - first : left;
+  for (int64_t i = 0; i < z.s; ++i) {
+    const S* row = from + i * z.s * z.W + z.s * first;
+    if (z.s == 2) {
+      for (int64_t l = left; l < right; ++l) {
+        to[l] = static_cast<A>(row[2 * l]);
+        to[stride + l] = static_cast<A>(row[2 * l + 1]);
+      }
+    } else {
+      for (int64_t j = 0; j < z.s; ++j)
+        for (int64_t l = left; l < right; ++l) to[j * stride + l] = static_cast<A>(row[z.s * l + j]);
+    }
+    for (int64_t j = 0; j < z.s; ++j) {
+      for (int64_t l = 0; l < left; ++l) to[j * stride + l] = A(0);
+      for (int64_t l = right; l < n; ++l) to[j * stride + l] = A(0);
+    }
+    to += z.s * stride;
+  }
+}
+
+// The inverse for n source pixels: out[i, s * l + j] = v[b], sub-pixels b0 .. b0 + B of one map.
+template <typename S, typename A, int B>
+MMCARAFE_INLINE void join_subpixels(S* out, const Vector<A> (&v)[B], int64_t b0, int64_t n, const Sizes& z) {
+  constexpr int64_t L = kLanes<A>;
+  const int64_t sW = z.s * z.W;
+  if (B % 2 == 0 && z.s == 2) {
+    for (int b = 0; b < B; b += 2) {
+      A even[L], odd[L], both[2 * L];
+      store(even, v[b]);
+      store(odd, v[b + 1 < B ? b + 1 : b]);
+      for (int64_t l = 0; l < L; ++l) {
+        both[2 * l] = even[l];
+        both[2 * l + 1] = odd[l];
+      }
+      S* row = out + (b0 + b) / 2 * sW;
+      if (n == L)
+        copy(row, both, 2 * L);
+      else
+        copy(row, both, 2 * n);
+    }
+    return;
+  }
+  for (int b = 0; b < B; ++b) {
+    S* row = out + (b0 + b) / z.s * sW + (b0 + b) % z.s;
+    A lanes[L];
+    store(lanes, v[b]);
+    for (int64_t l = 0; l < n; ++l) row[z.s * l] = static_cast<S>(lanes[l]);
+  }
+}
+
+// Where k rows of a padded map can be read from x - r on, for a block of lanes starting at x: in place where
+// the block lies inside the map, from a copy with zeros around it otherwise.
+template <typename A, typename S>
+MMCARAFE_INLINE void source_rows(const A** rows, A* copies, const A* zeros, const S* map, int64_t y, int64_t x,
+                                 const Sizes& z) {
+  const int64_t r = z.k / 2, width = kLanes<A> + z.k - 1;
+  const bool inside = x >= r && x - r + width <= z.W;
+  for (int64_t dy = 0; dy < z.k; ++dy) {
+    const int64_t row = y + dy - r;
+    if (row < 0 || row >= z.H) {
+      rows[dy] = zeros;
+      continue;
+    }
+    if constexpr (std::is_same_v<A, S>) {
+      if (inside) {
+        rows[dy] = map + row * z.W + x - r;
+        continue;
+      }
+    }
+    copy_padded(copies + dy * width, width, map + row * z.W, x - r, z.W);
+    rows[dy] = copies + dy * width;
+  }
+}
+
+// sum[c][b] of a block: B sub-pixels of C channels, all k*k terms.
+template <typename A, int K, int C, int B>
+MMCARAFE_INLINE void reassemble(Vector<A> (&sum)[C][B], const A* const* rows, const A* masks, const Sizes& z) {
+  constexpr int64_t L = kLanes<A>;
+  const int64_t k = K ? K : z.k, step = z.s * z.s * L;
+  for (int c = 0; c < C; ++c)
+    for (int b = 0; b < B; ++b) sum[c][b] = Vector<A>{};
+  for (int64_t dy = 0; dy < k; ++dy) {
+    for (int64_t dx = 0; dx < k; ++dx) {
+      Vector<A> x[C];
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) x[c] = load(rows[c * k + dy] + dx);
+#pragma GCC unroll 8
+      for (int b = 0; b < B; ++b) {
+        const Vector<A> m = load(masks + b * L);
+#pragma GCC unroll 8
+        for (int c = 0; c < C; ++c) sum[c][b] += x[c] * m;
+      }
+      masks += step;
+    }
+  }
+}
+
+template <typename S, int K, int B>
+void forward(const Sizes& z, const void* first, const void* second, void* result, int64_t begin, int64_t end) {
+  using A = Acc<S>;
+  constexpr int64_t L = kLanes<A>;
+  constexpr int CB = kBlockChannels;
+  const S* features = static_cast<const S*>(first);
+  const S* masks = static_cast<const S*>(second);
+  S* out = static_cast<S*>(result);
+  const int64_t kk = z.k * z.k, ss = z.s * z.s, plane = z.H * z.W, Cg = z.C / z.G;
+  const int64_t blocks = (z.W + L - 1) / L, chunks = channel_chunks(z), width = L + z.k - 1;
+  Buffer<A> packed(blocks * kk * ss * L), zeros(width), copies(CB * z.k * width);
+  Buffer<const A*> rows(CB * z.k);
+  int64_t packed_row = -1;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t chunk = item % chunks, row = item / chunks;  // row: (n, g, y)
+    const int64_t y = row % z.H, ng = row / z.H, channel = ng * Cg;
+    if (row != packed_row) {
+      for (int64_t block = 0; block < blocks; ++block)
+        for (int64_t t = 0; t < kk; ++t)
+          split_subpixels(packed + (block * kk + t) * ss * L, L, L,
+                          masks + (ng * kk + t) * ss * plane + y * ss * z.W, block * L, z);
+      packed_row = row;
+    }
+    const int64_t c_end = (chunk + 1) * kChannels < Cg ? (chunk + 1) * kChannels : Cg;
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t x = block * L, n = z.W - x < L ? z.W - x : L;
+      for (int64_t c = chunk * kChannels; c < c_end;) {
+        const int64_t count = c + CB <= c_end ? CB : 1;
+        for (int64_t i = 0; i < count; ++i)
+          source_rows<A>(rows + i * z.k, copies + i * z.k * width, zeros, features + (channel + c + i) * plane,
+                         y, x, z);
+        for (int64_t b = 0; b < ss; b += B) {
+          const A* m = packed + (block * kk * ss + b) * L;
+          S* target = out + (channel + c) * ss * plane + y * ss * z.W + z.s * x;
+          if (count == CB) {
+            Vector<A> sum[CB][B];
+            reassemble<A, K, CB, B>(sum, rows, m, z);
+            for (int i = 0; i < CB; ++i)
+              join_subpixels<S, A, B>(target + i * ss * plane, sum[i], b, n, z);
+          } else {
+            Vector<A> sum[1][B];
+            reassemble<A, K, 1, B>(sum, rows, m, z);
+            join_subpixels<S, A, B>(target, sum[0], b, n, z);
+          }
+        }
+        c += count;
+      }
+    }
+  }
+}
+}  // namespace mmcarafe::MMCARAFE_VARIANT

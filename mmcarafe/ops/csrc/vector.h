@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// Vectors of the variant being compiled, as compiler vector types. Included once by each variant_*.cpp.
+#include <new>
+#include <type_traits>
+
+namespace mmcarafe::MMCARAFE_VARIANT {
+
+// Sums are formed in this type: half precision accumulates in float.
+template <typename S>
+using Acc = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+template <typename A>
+struct VectorOf {
+  typedef A type __attribute__((vector_size(MMCARAFE_VECTOR_BYTES)));
+};
+template <typename A>
+using Vector = typename VectorOf<A>::type;
+template <typename A>
+constexpr int64_t kLanes = MMCARAFE_VECTOR_BYTES / sizeof(A);
+
+#define MMCARAFE_INLINE inline __attribute__((always_inline))
+
+template <typename A>
+MMCARAFE_INLINE Vector<A> load(const A* p) {
+  Vector<A> v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+template <typename A>
+MMCARAFE_INLINE void store(A* p, Vector<A> v) {
+  __builtin_memcpy(p, &v, sizeof(v));
+}
+
+// Copies n values, converting between the storage and the accumulation type.
+template <typename To, typename From>
+MMCARAFE_INLINE void copy(To* to, const From* from, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<To>(from[i]);
+}
+
+// to[i] = from[first + i] where that lies within [0, size), else 0
+template <typename To, typename From>
+MMCARAFE_INLINE void copy_padded(To* to, int64_t n, const From* from, int64_t first, int64_t size) {
+  const int64_t left = first < 0 ? (-first < n ? -first : n) : 0;
+  const int64_t right = first + n > size ? (size - first > left ? size - first : left) : n;
+  for (int64_t i = 0; i < left; ++i) to[i] = To(0);
+  copy(to + left, from + first + left, right - left);
+  for (int64_t i = right; i < n; ++i) to[i] = To(0);
+}
+
+// Scratch memory of one range of work items.
+template <typename A>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size)
+      : data_(static_cast<A*>(::operator new(size * sizeof(A), std::align_val_t(64)))) {
+    __builtin_memset(data_, 0, size * sizeof(A));
+  }
+  ~Buffer() { ::operator delete(data_, std::align_val_t(64)); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  operator A*() { return data_; }
+
+ private:
+  A* data_;
+};
+
+}  // namespace mmcarafe::MMCARAFE_VARIANT
