@@ -1,0 +1,6 @@
+_base_ = "mask-rcnn_r18_fpn_shapes.py"
+
+model = dict(
+    neck=dict(upsample_cfg=dict(type="CARAFE")),
+    roi_head=dict(mask_head=dict(upsample_cfg=dict(type="CARAFE"))),
+)

@@ -1,0 +1,52 @@
+# Mask R-CNN small enough to train from scratch in minutes on two cores: the baseline for its CARAFE twin.
+_base_ = [
+    "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
+    "mmdet::_base_/default_runtime.py",
+    "../_base_/shapes_instance.py",
+    "../_base_/mmcarafe.py",
+]
+
+# the fixed two samples a bin cost half of RoIAlign's adaptive ones on boxes this small
+roi_layer = dict(sampling_ratio=2)
+rcnn_sampler = dict(num=48, pos_fraction=0.33)
+model = dict(
+    backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
+    neck=dict(in_channels=[64, 128, 256, 512], out_channels=64),
+    rpn_head=dict(in_channels=64, feat_channels=64),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=64, roi_layer=roi_layer),
+        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=6),
+        mask_roi_extractor=dict(out_channels=64, roi_layer=roi_layer),
+        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=6),
+    ),
+    train_cfg=dict(
+        rpn=dict(sampler=dict(num=64)),
+        rpn_proposal=dict(nms_pre=200, max_per_img=100),
+        rcnn=dict(sampler=rcnn_sampler),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)),
+)
+
+max_epochs = 6
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=max_epochs, val_interval=max_epochs)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+optim_wrapper = dict(
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=0.001, weight_decay=0.05),
+    clip_grad=dict(max_norm=10),
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(
+        type="CosineAnnealingLR",
+        T_max=max_epochs,
+        begin=0,
+        end=max_epochs,
+        by_epoch=True,
+        convert_to_iter_based=True,
+    ),
+]
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=2))
+env_cfg = dict(dist_cfg=dict(backend="gloo"))
+randomness = dict(seed=0)

@@ -1,0 +1,3 @@
+_base_ = ["mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", "../_base_/mmcarafe.py"]
+
+model = dict(roi_head=dict(mask_head=dict(upsample_cfg=dict(type="CARAFE"))))

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What train.py and test.py share: mmdet's options, and one sentence for each likely mistake."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import _load_checkpoint
+from torch import nn
+
+import mmcarafe.models  # noqa: F401  the allow-list for checkpoints, whichever config is run
+from mmcarafe.layers import UpsampleConfigError
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message says what and what to do."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that mmdet's train.py and test.py have in common."""
+    parser.add_argument("--work-dir", help="where logs, checkpoints and metrics go")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="override settings of the config: key=value pairs, lists as key='[a,b]' or key=a,b",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    # torch.distributed.launch passes --local-rank
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config, apply the command line and choose the work directory as mmdet does."""
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    if not Path(args.config).is_file():
+        raise InputError(f"config {args.config} does not exist; the ones shipped are in configs/carafe/")
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif cfg.get("work_dir") is None:
+        cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
+    return cfg
+
+
+def check_data(cfg: Config, *splits: str) -> None:
+    """Raise InputError unless what the data sets and metrics of the splits (train, val, test) read exists."""
+    for split in splits:
+        for dataset in _datasets((cfg.get(f"{split}_dataloader") or {}).get("dataset")):
+            root = Path(dataset.get("data_root") or "")
+            for part in (dataset.get("ann_file"), *(dataset.get("data_prefix") or {}).values()):
+                if part:
+                    _require(root / part, f"{split}_dataloader.dataset", str(root))
+        evaluator = cfg.get(f"{split}_evaluator") or {}
+        for metric in evaluator if isinstance(evaluator, list) else [evaluator]:
+            if metric.get("ann_file"):
+                _require(Path(metric["ann_file"]), f"{split}_evaluator.ann_file")
+
+
+def _require(path: Path, setting: str, root: str = "") -> None:
+    if ":/" not in str(path) and not path.exists():
+        where = f"link your data set there (ln -s /path/to/it {root})" if root else "make it"
+        raise InputError(f"{path} does not exist; {where}, or change {setting} with --cfg-options")
+
+
+def _datasets(dataset: dict | None) -> list[dict]:
+    """The innermost data sets of wrappers such as RepeatDataset or ConcatDataset."""
+    if dataset is None:
+        return []
+    if "datasets" in dataset:
+        return [inner for part in dataset["datasets"] for inner in _datasets(part)]
+    return _datasets(dataset["dataset"]) if "dataset" in dataset else [dataset]
+
+
+def check_checkpoint(model: nn.Module, path: str) -> None:
+    """Raise InputError unless the checkpoint holds exactly the model's parameters and buffers."""
+    if "://" not in path and not Path(path).is_file():
+        raise InputError(f"checkpoint {path} does not exist")
+    checkpoint = _load_checkpoint(path, map_location="cpu")
+    theirs = checkpoint.get("state_dict", checkpoint)
+    ours = model.state_dict()
+    missing = [key for key in ours if key not in theirs]
+    unknown = [key for key in theirs if key not in ours]
+    shapes = [key for key in ours if key in theirs and ours[key].shape != theirs[key].shape]
+    problems = [
+        f"{len(keys)} {what} (first: {keys[0]})"
+        for keys, what in (
+            (missing, "parameters are missing"),
+            (unknown, "parameters are not in the model"),
+            (shapes, "parameters have another shape"),
+        )
+        if keys
+    ]
+    if problems:
+        raise InputError(
+            f"checkpoint {path} was made by another architecture than this config builds: "
+            f"{', '.join(problems)}; use the config it was trained with"
+        )
+
+
+def build_runner(cfg: Config) -> Runner:
+    """mmengine's runner, or the class the config names."""
+    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a tool; mistakes in its input end in one sentence and exit status 2."""
+    try:
+        main()
+    except (InputError, UpsampleConfigError) as error:
+        # mmengine puts "class `FPN` in mmcarafe/models/necks.py: " before what a constructor raised
+        sentence = str(error).rsplit(".py: ", 1)[-1]
+        sys.exit(f"{Path(sys.argv[0]).name}: {sentence}")

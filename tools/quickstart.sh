@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# From a fresh clone to a trained and evaluated CARAFE detector: environment, data set, training, evaluation,
+# picture. Run it again at any time: finished steps are skipped, an interrupted training goes on.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+CONFIG=${1:-configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py}
+WORK=work_dirs/$(basename "$CONFIG" .py)
+DATA=data/shapes
+
+fail() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
+say() { printf '\nquickstart: %s\n' "$*"; }
+
+run_logged() {  # <log> <sed script for the screen> <command ...>: all output to the log, the gist to the screen
+    if ! "${@:3}" 2>&1 | tee "$1" | sed -unE "$2"; then
+        tail -n 5 "$1" >&2
+        fail "'${*:3}' failed; its whole output is in $1"
+    fi
+}
+
+[ -f "$CONFIG" ] || fail "config $CONFIG does not exist; the embedded ones are configs/carafe/*_shapes.py"
+bash tools/setup_env.sh
+# shellcheck source=/dev/null
+source .venv/bin/activate
+
+say "data set (about 10 s)"
+python tools/make_shapes_dataset.py "$DATA"
+
+mkdir -p "$WORK"
+stamp=$(cat configs/_base_/*.py configs/carafe/*_shapes.py "$DATA"/annotations/*.json | cksum)
+if [ "$(cat "$WORK/.stamp" 2>/dev/null)" != "$stamp" ]; then
+    rm -rf "$WORK"
+    mkdir -p "$WORK"
+    echo "$stamp" >"$WORK/.stamp"
+fi
+
+if [ -f "$WORK/.trained" ]; then
+    say "training: already done"
+else
+    say "training $CONFIG (about 4 min on 2 cores)"
+    run_logged "$WORK/train.log" \
+        's/.*(Epoch\(train\)) *(\[[0-9]+\]\[ *[0-9/]+\]).*(eta: [0-9:]+).*( loss: [0-9.]+).*/  \1 \2  \3 \4/p' \
+        python tools/train.py "$CONFIG" --work-dir "$WORK" --resume
+    touch "$WORK/.trained"
+fi
+checkpoint=$(cat "$WORK/last_checkpoint")
+
+if [ -f "$WORK/.evaluated" ]; then
+    say "evaluation: already done"
+else
+    say "evaluation with COCO metrics (about 20 s)"
+    run_logged "$WORK/test.log" 's/^ (Average (Precision|Recall).*)/  \1/p' \
+        python tools/test.py "$CONFIG" "$checkpoint" --work-dir "$WORK/eval"
+    touch "$WORK/.evaluated"
+fi
+
+python tools/report.py "$CONFIG" "$WORK"
