@@ -103,9 +103,7 @@ def _write_split(root: Path, split: str, info: dict) -> None:
         name = f"{image_id:012d}.png"
         _, png = cv2.imencode(".png", picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
         (folder / name).write_bytes(png.tobytes())
-        images.append(
-            {"file_name": name, "height": size, "id": image_id, "license": 1, "width": size}
-        )
+        images.append({"file_name": name, "height": size, "id": image_id, "license": 1, "width": size})
         for label, mask in objects:
             annotations.append(_annotation(mask, label, image_id, len(annotations) + 1))
     content = {
@@ -168,8 +166,7 @@ def _check_target(root: Path, force: bool) -> None:
         raise FileExistsError(f"{root} is a file; name another folder.")
     if not _is_ours(root):
         raise FileExistsError(
-            f"{root} holds files that this tool did not write and is left as it is; "
-            "name another folder."
+            f"{root} holds files that this tool did not write and is left as it is; name another folder."
         )
     if not force:
         raise FileExistsError(

@@ -72,9 +72,9 @@ def _crescent(rng: np.random.Generator) -> Outline:
     corner = (1 + d * d - r * r) / (2 * d)
     outer = np.arccos(corner)
     inner = np.arctan2(np.sin(outer), corner - d)
-    back = _polar(r, np.linspace(2 * np.pi - inner, inner, 64)) + [d, 0]
+    back = _polar(r, np.linspace(2 * np.pi - inner, inner, 64)) + np.array([d, 0])
     loop = np.concatenate([_polar(1.0, np.linspace(outer, 2 * np.pi - outer, 64)), back])
-    return Outline([loop + [0.2, 0]])  # turns about its middle, not about the circle's
+    return Outline([loop + np.array([0.2, 0])])  # turns about its middle, not about the circle's
 
 
 def _gear(rng: np.random.Generator) -> Outline:
@@ -152,9 +152,7 @@ def _cloud(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
     return np.clip(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), -1, 1)
 
 
-def draw_texture(
-    rng: np.random.Generator, size: int, colour: np.ndarray, strength: float
-) -> np.ndarray:
+def draw_texture(rng: np.random.Generator, size: int, colour: np.ndarray, strength: float) -> np.ndarray:
     """Fills a picture with a gradient, stripes, checks, blobs or speckle around one colour.
 
     Args:

@@ -18,7 +18,7 @@ using at::Tensor;
 
 struct Variant {
   const char* name;
-  Range (*find)(Op, Type, const Sizes&);
+  Range (*find)(Op, Type, Layout, const Sizes&);
   bool available;
 };
 
@@ -59,18 +59,23 @@ Type type_of(const Tensor& t) {
   }
 }
 
-bool channels_last(const Tensor& t) {
-  return !t.is_contiguous() && t.is_contiguous(at::MemoryFormat::ChannelsLast);
+at::MemoryFormat format_of(const Tensor& t) {
+  const bool last = !t.is_contiguous() && t.is_contiguous(at::MemoryFormat::ChannelsLast);
+  return last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
 }
 
+// Work is done in the layout of the first tensor, and the output has it.
 void run(Op op, const Sizes& z, const Tensor& first, const Tensor& second, Tensor& out) {
-  const int64_t items = item_count(op, z);
+  const auto format = format_of(first);
+  const Layout layout = format == at::MemoryFormat::ChannelsLast ? Layout::channels_last : Layout::contiguous;
+  const int64_t items = item_count(op, layout, z);
   if (out.numel() == 0 || items == 0) return;
-  const Range range = chosen()->find(op, type_of(first), z);
+  const Tensor a = first.contiguous(format), b = second.contiguous(format);
+  const Range range = chosen()->find(op, type_of(first), layout, z);
   const int64_t work = z.C * z.k * z.k * z.s * z.s * z.H * z.W * z.N / items;  // multiply-adds of an item
   at::parallel_for(0, items, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, work)),
                    [&](int64_t begin, int64_t end) {
-                     range(z, first.const_data_ptr(), second.const_data_ptr(), out.mutable_data_ptr(), begin, end);
+                     range(z, a.const_data_ptr(), b.const_data_ptr(), out.mutable_data_ptr(), begin, end);
                    });
 }
 
@@ -92,32 +97,32 @@ Sizes sizes_of(const Tensor& small, int64_t k, int64_t G, int64_t s) {
   return {small.size(0), small.size(1), small.size(2), small.size(3), k, G, s};
 }
 
-Tensor finish(const Tensor& out, const Tensor& like) {
-  return channels_last(like) ? out.contiguous(at::MemoryFormat::ChannelsLast) : out;
+Tensor empty_like(const Tensor& t, at::IntArrayRef sizes) {
+  return at::empty(sizes, t.options().memory_format(format_of(t)));
 }
 
 Tensor carafe(const Tensor& features, const Tensor& masks, int64_t k, int64_t G, int64_t s) {
-  Tensor out = at::empty({features.size(0), features.size(1), s * features.size(2), s * features.size(3)},
-                         features.options());
+  Tensor out =
+      empty_like(features, {features.size(0), features.size(1), s * features.size(2), s * features.size(3)});
   check(features, out, masks, k, G, s);
-  run(Op::forward, sizes_of(features, k, G, s), features.contiguous(), masks.contiguous(), out);
-  return finish(out, features);
+  run(Op::forward, sizes_of(features, k, G, s), features, masks, out);
+  return out;
 }
 
 Tensor carafe_grad_features(const Tensor& grad, const Tensor& masks, int64_t k, int64_t G, int64_t s) {
   TORCH_CHECK_VALUE(s > 0, "mmcarafe: scale_factor below 1");
-  Tensor out = at::empty({grad.size(0), grad.size(1), grad.size(2) / s, grad.size(3) / s}, grad.options());
+  Tensor out = empty_like(grad, {grad.size(0), grad.size(1), grad.size(2) / s, grad.size(3) / s});
   check(out, grad, masks, k, G, s);
-  run(Op::grad_features, sizes_of(out, k, G, s), grad.contiguous(), masks.contiguous(), out);
-  return finish(out, grad);
+  run(Op::grad_features, sizes_of(out, k, G, s), grad, masks, out);
+  return out;
 }
 
 Tensor carafe_grad_masks(const Tensor& grad, const Tensor& features, int64_t k, int64_t G, int64_t s) {
-  Tensor out = at::empty({grad.size(0), G * k * k, grad.size(2), grad.size(3)}, grad.options());
+  Tensor out = empty_like(grad, {grad.size(0), G * k * k, grad.size(2), grad.size(3)});
   check(features, grad, out, k, G, s);
   if (features.size(1) == 0) out.zero_();
-  run(Op::grad_masks, sizes_of(features, k, G, s), grad.contiguous(), features.contiguous(), out);
-  return finish(out, grad);
+  run(Op::grad_masks, sizes_of(features, k, G, s), grad, features, out);
+  return out;
 }
 
 std::vector<std::string> available_variants() {

@@ -136,48 +136,4 @@ void grad_features(const Sizes& z, const void* first, const void* second, void* 
   }
 }
 
-// One kernel for each combination of storage type, kernel size and scale that is worth its own code.
-template <typename S, int K>
-Range select(Op op, int64_t s) {
-  constexpr int D = K ? K : 1;
-  // 7 taps of 4 sub-pixels and their operands are more than 32 registers
-  constexpr int G = K == 7 && kSubpixels == 4 ? 2 : kSubpixels;
-  const int64_t ss = s * s;
-  switch (op) {
-    case Op::forward:
-      return ss % kSubpixels == 0 ? forward<S, K, kSubpixels> : forward<S, K, 1>;
-    case Op::grad_masks:
-      return ss % G == 0 ? grad_masks<S, D, G> : grad_masks<S, D, 1>;
-    default:
-      return grad_features<S, K, K ? kRows : 1>;
-  }
-}
-
-template <typename S>
-Range select(Op op, const Sizes& z) {
-  switch (z.k) {
-    case 3:
-      return select<S, 3>(op, z.s);
-    case 5:
-      return select<S, 5>(op, z.s);
-    case 7:
-      return select<S, 7>(op, z.s);
-    default:
-      return select<S, 0>(op, z.s);
-  }
-}
-
-Range find(Op op, Type type, const Sizes& z) {
-  switch (type) {
-    case Type::f32:
-      return select<float>(op, z);
-    case Type::f64:
-      return select<double>(op, z);
-    case Type::bf16:
-      return select<c10::BFloat16>(op, z);
-    default:
-      return select<c10::Half>(op, z);
-  }
-}
-
 }  // namespace mmcarafe::MMCARAFE_VARIANT

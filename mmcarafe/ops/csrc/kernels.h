@@ -13,13 +13,15 @@
 
 namespace mmcarafe {
 
-// Sizes of one call; features are [N, C, H, W], masks [N, G*k*k, s*H, s*W], all tensors contiguous.
+// Sizes of one call; features are [N, C, H, W], masks [N, G*k*k, s*H, s*W]; all tensors of a call
+// are contiguous in one layout.
 struct Sizes {
   int64_t N, C, H, W, k, G, s;
 };
 
 enum class Op { forward, grad_features, grad_masks };
 enum class Type { f32, f64, bf16, f16 };
+enum class Layout { contiguous, channels_last };
 
 // Handles work items [begin, end) of an op on its two inputs and its output. Items write disjoint parts
 // of the output and sum in an order of their own, so results do not depend on the number of threads.
@@ -34,7 +36,8 @@ constexpr int64_t kRows = 4;
 inline int64_t channel_chunks(const Sizes& z) { return (z.C / z.G + kChannels - 1) / kChannels; }
 inline int64_t tile_rows(const Sizes& z) { return z.k == 3 || z.k == 5 || z.k == 7 ? kRows : 1; }
 
-inline int64_t item_count(Op op, const Sizes& z) {
+inline int64_t item_count(Op op, Layout layout, const Sizes& z) {
+  if (layout == Layout::channels_last) return z.N * z.H;
   switch (op) {
     case Op::forward:
       return z.N * z.G * z.H * channel_chunks(z);
@@ -45,10 +48,10 @@ inline int64_t item_count(Op op, const Sizes& z) {
   }
 }
 
-namespace baseline { Range find(Op, Type, const Sizes&); }
+namespace baseline { Range find(Op, Type, Layout, const Sizes&); }
 #ifdef MMCARAFE_X86
-namespace avx2 { Range find(Op, Type, const Sizes&); }
-namespace avx512 { Range find(Op, Type, const Sizes&); }
+namespace avx2 { Range find(Op, Type, Layout, const Sizes&); }
+namespace avx512 { Range find(Op, Type, Layout, const Sizes&); }
 #endif
 
 }  // namespace mmcarafe

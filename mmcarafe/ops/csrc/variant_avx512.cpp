@@ -18,6 +18,8 @@
 #include "vector.h"
 #include "kernels_impl.h"
 #include "gradients_impl.h"
+#include "channels_last_impl.h"
+#include "select_impl.h"
 
 #ifdef __clang__
 #pragma clang attribute pop

@@ -7,3 +7,5 @@
 #include "vector.h"
 #include "kernels_impl.h"
 #include "gradients_impl.h"
+#include "channels_last_impl.h"
+#include "select_impl.h"

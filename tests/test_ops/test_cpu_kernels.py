@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every compiled kernel this processor can run, against the reference."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmcarafe.ops import carafe, cpu_implementations, reference, use_cpu_implementation
+
+COMPILED = [name for name in cpu_implementations() if name != "reference"]
+# of the largest value: sums of up to 81 terms, or of the channels, in another order than the reference's
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+OPS = torch.ops.mmcarafe
+
+sizes = st.fixed_dictionaries(
+    dict(
+        N=st.integers(0, 2),
+        groups=st.integers(1, 3),
+        per_group=st.sampled_from([1, 3, 4, 5, 17, 66]),
+        H=st.integers(1, 9),
+        W=st.sampled_from([1, 2, 7, 14, 15, 16, 17, 33]),
+        k=st.sampled_from([1, 3, 5, 7, 9]),
+        scale=st.integers(1, 4),
+        dtype=st.sampled_from(list(TOLERANCE)),
+        layout=st.sampled_from(["contiguous", "channels_last", "strided"]),
+        threads=st.sampled_from([1, 2, 4]),
+        seed=st.integers(0, 2**16),
+    )
+)
+
+
+def draw(layout: str, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    t = torch.randn(*shape).to(dtype)
+    if layout == "channels_last":
+        return t.contiguous(memory_format=torch.channels_last)
+    return t.transpose(2, 3).contiguous().transpose(2, 3) if layout == "strided" else t
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    limit = TOLERANCE[theirs.dtype] * float(theirs.double().abs().max()) if theirs.numel() else 0.0
+    torch.testing.assert_close(ours.double(), theirs.double(), rtol=0, atol=limit)
+    assert ours.dtype == theirs.dtype
+
+
+def test_the_kernels_are_built():
+    """These tests come with a compiler; without the kernels they would only test the fallback."""
+    assert "baseline" in COMPILED
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_sweep_equals_the_reference(name, threads):
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    @given(sizes)
+    def sweep(z):
+        torch.manual_seed(z["seed"])
+        threads(z["threads"])
+        N, H, W, k, G, s = (z[key] for key in ("N", "H", "W", "k", "groups", "scale"))
+        C = G * z["per_group"]
+        x = draw(z["layout"], z["dtype"], N, C, H, W)
+        m = draw(z["layout"], z["dtype"], N, G * k * k, s * H, s * W)
+        grad = draw(z["layout"], z["dtype"], N, C, s * H, s * W)
+        with use_cpu_implementation(name):
+            close(carafe(x, m, k, G, s), reference.carafe(x, m, k, G, s))
+            close(OPS.carafe_grad_features(grad, m, k, G, s), reference.grad_features(grad, m, k, G, s))
+            close(OPS.carafe_grad_masks(grad, x, k, G, s), reference.grad_masks(grad, x, k, G, s))
+
+    sweep()
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_same_bits_whatever_the_number_of_threads(name, threads):
+    x, m, grad = torch.randn(2, 130, 19, 21), torch.randn(2, 25, 38, 42), torch.randn(2, 130, 38, 42)
+    results = []
+    for count in (1, 2, 4):
+        threads(count)
+        with use_cpu_implementation(name):
+            results.append(
+                (
+                    carafe(x, m, 5, 1, 2),
+                    OPS.carafe_grad_features(grad, m, 5, 1, 2),
+                    OPS.carafe_grad_masks(grad, x, 5, 1, 2),
+                )
+            )
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_and_inf_spread_as_in_the_reference(name, value):
+    x, m = torch.randn(1, 5, 9, 20), torch.randn(1, 25, 18, 40)
+    x[0, 2, 4, 10] = value
+    with use_cpu_implementation(name):
+        ours = carafe(x, m, 5, 1, 2)
+    theirs = reference.carafe(x, m, 5, 1, 2)
+    assert torch.equal(ours.isnan(), theirs.isnan())
+    assert torch.equal(ours.isfinite(), theirs.isfinite())
+    assert not theirs.isfinite().all()
+
+
+def test_unknown_implementation_is_named():
+    with (
+        pytest.raises(ValueError, match=r"expected one of .*reference, got 'sse9'"),
+        use_cpu_implementation("sse9"),
+    ):
+        pass
+
+
+def test_implementation_is_restored_after_an_error():
+    x, m = torch.randn(1, 4, 6, 6), torch.randn(1, 9, 12, 12)
+    before = carafe(x, m, 3, 1, 2)
+    for name in cpu_implementations():
+        with pytest.raises(ZeroDivisionError), use_cpu_implementation(name):
+            raise ZeroDivisionError
+    assert torch.equal(carafe(x, m, 3, 1, 2), before)
+
+
+def python(code: str, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True, check=True
+    )
+
+
+RUN = (
+    "import torch, mmcarafe.ops as o; print(o.cpu_implementations()); "
+    "print(o.carafe(torch.ones(1, 2, 3, 3), torch.ones(1, 1, 6, 6), 1, 1, 2).sum())"
+)
+
+
+def test_without_the_extension_the_reference_runs_and_one_warning_says_how_to_build():
+    result = python("import sys; sys.modules['mmcarafe._C'] = None; " + RUN)
+    assert "['reference']" in result.stdout and "tensor(72.)" in result.stdout
+    assert result.stderr.count("compiled CPU kernels are missing") == 1
+    assert "pip install -e . --no-build-isolation" in result.stderr
+
+
+def test_environment_variable_chooses_the_implementation():
+    result = python(RUN, MMCARAFE_CPU="reference")
+    assert "['reference']" in result.stdout and result.stderr == ""
+    check = "import torch, mmcarafe; print(torch.ops.mmcarafe._use_variant('baseline'))"
+    assert python(check, MMCARAFE_CPU="baseline").stdout.strip() == "baseline"

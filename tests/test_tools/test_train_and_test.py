@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command-line tools run end to end on a toy data set, and name the user's mistakes in one sentence."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py"
+TWIN = ROOT / "configs/carafe/mask-rcnn_r18_fpn_shapes.py"
+COCO_CONFIG = ROOT / "configs/carafe/mask-rcnn_r50_fpn-carafe_1x_coco.py"
+# a model that learns nothing in no time
+SMALL = [
+    "model.backbone.base_channels=8",
+    "model.neck.in_channels=[8,16,32,64]",
+    "train_dataloader.batch_size=2",
+]
+
+
+def tool(name: str, *args, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
+    command = ["bash"] if name.endswith(".sh") else [sys.executable]
+    # torchrun starts its workers with the python on PATH
+    env = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    result = subprocess.run(
+        [*command, str(ROOT / "tools" / name), *map(str, args)],
+        cwd=cwd, env=env, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    if check and result.returncode != 0:
+        raise AssertionError(f"{name} failed:\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}")
+    return result
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory) -> Path:
+    """A folder with data/shapes (6 + 3 images) in it, where the tools are run."""
+    folder = tmp_path_factory.mktemp("toy")
+    tool("make_shapes_dataset.py", "data/shapes", "--train", 6, "--val", 3, cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(toy) -> Path:
+    """A work directory with a checkpoint of one epoch."""
+    work_dir = toy / "work"
+    tool("train.py", CONFIG, "--work-dir", work_dir,
+         "--cfg-options", *SMALL, "train_cfg.max_epochs=1", "train_cfg.val_interval=1", cwd=toy)  # fmt: skip
+    return work_dir
+
+
+def metrics(folder: Path) -> dict:
+    (path,) = (p for p in folder.glob("*/*.json"))
+    return json.loads(path.read_text().splitlines()[-1])
+
+
+def refused(name: str, *args, cwd: Path, match: str) -> None:
+    result = tool(name, *args, cwd=cwd, check=False)
+    last = result.stderr.strip().splitlines()[-1]
+    assert result.returncode not in (0, None)
+    assert "Traceback" not in result.stderr, result.stderr[-2000:]
+    assert last.startswith(name), last
+    assert match in last, last
+
+
+def test_train_writes_a_checkpoint_and_logs_an_eta(trained):
+    assert (trained / "epoch_1.pth").is_file()
+    log = next(trained.glob("*/*.log")).read_text()
+    assert "coco/segm_mAP" in log
+    assert "eta:" in log
+
+
+def test_checkpoint_loads_without_code(trained):
+    checkpoint = torch.load(trained / "epoch_1.pth", weights_only=True)
+    assert any("upsample_modules.0.content_encoder" in key for key in checkpoint["state_dict"])
+
+
+def test_evaluation_writes_metrics_pictures_and_predictions(trained, toy, tmp_path):
+    tool("test.py", CONFIG, trained / "epoch_1.pth", "--work-dir", tmp_path / "eval", "--show-dir", "shown",
+         "--out", tmp_path / "predictions.pkl", "--cfg-options", *SMALL[:2], cwd=toy)  # fmt: skip
+    assert {"coco/bbox_mAP", "coco/segm_mAP"} <= metrics(tmp_path / "eval").keys()
+    assert (tmp_path / "predictions.pkl").stat().st_size > 0
+    pictures = list((tmp_path / "eval").rglob("shown/*.png"))
+    assert len(pictures) == 3
+    assert cv2.imread(str(pictures[0])).std() > 0
+
+
+def test_tta_evaluates(trained, toy, tmp_path):
+    tool("test.py", CONFIG, trained / "epoch_1.pth", "--tta", "--work-dir", tmp_path,
+         "--cfg-options", *SMALL[:2], cwd=toy)  # fmt: skip
+    assert "coco/segm_mAP" in metrics(tmp_path)
+
+
+def test_resume_goes_on_from_the_last_epoch(trained, toy, tmp_path):
+    (tmp_path / "epoch_1.pth").write_bytes((trained / "epoch_1.pth").read_bytes())
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "epoch_1.pth"))
+    result = tool("train.py", CONFIG, "--work-dir", tmp_path, "--resume",
+                  "--cfg-options", *SMALL, "train_cfg.max_epochs=2", cwd=toy)  # fmt: skip
+    assert "resumed epoch: 1" in result.stdout + result.stderr
+    assert (tmp_path / "epoch_2.pth").is_file()
+
+
+def test_report_draws_and_tabulates(trained, toy):
+    small = toy / "small.py"
+    small.write_text(
+        f"_base_ = {str(CONFIG)!r}\nmodel = dict(backbone=dict(base_channels=8), "
+        "neck=dict(in_channels=[8, 16, 32, 64]))\n"
+    )
+    result = tool("report.py", small, trained, "--images", 2, "--score-thr", 0.0, cwd=toy)
+    assert "mask AP" in result.stdout
+    assert cv2.imread(str(trained / "predictions.png")).std() > 10
+
+
+def test_two_processes_train_and_evaluate(toy, tmp_path):
+    tool("dist_train.sh", CONFIG, 2, "--work-dir", tmp_path / "train",
+         "--cfg-options", *SMALL, "train_cfg.max_epochs=1", cwd=toy)  # fmt: skip
+    tool("dist_test.sh", CONFIG, tmp_path / "train/epoch_1.pth", 2, "--work-dir", tmp_path / "eval",
+         "--cfg-options", *SMALL[:2], cwd=toy)  # fmt: skip
+    assert "coco/segm_mAP" in metrics(tmp_path / "eval")
+
+
+@pytest.mark.parametrize(
+    ("args", "match"),
+    [
+        ([ROOT / "configs/carafe/nothing.py"], "nothing.py does not exist"),
+        ([COCO_CONFIG], "data/coco/annotations/instances_train2017.json does not exist; link"),
+        ([CONFIG, "--cfg-options", "model.neck.upsample_cfg.type=CARAFEE"], "did you mean 'CARAFE'?"),
+        ([CONFIG, "--cfg-options", "model.neck.upsample_cfg.kernel=7"], "keyword argument 'kernel'"),
+        ([CONFIG, "--cfg-options", "train_dataloader.dataset.ann_file=none.json"], "none.json does not exist"),
+        ([CONFIG, "--auto-scale-lr"], "needs auto_scale_lr.base_batch_size"),
+    ],
+    ids=["config", "coco", "upsampler", "argument", "annotations", "auto-scale-lr"],
+)  # fmt: skip
+def test_train_names_the_mistake(toy, tmp_path, args, match):
+    refused("train.py", *args, cwd=toy, match=match)
+
+
+def test_checkpoint_of_another_architecture_is_refused(trained, toy):
+    refused("test.py", TWIN, trained / "epoch_1.pth", "--cfg-options", *SMALL[:2],
+            cwd=toy, match="was made by another architecture")  # fmt: skip
+    refused("train.py", TWIN, "--resume", trained / "epoch_1.pth", "--cfg-options", *SMALL,
+            cwd=toy, match="was made by another architecture")  # fmt: skip
+
+
+def test_missing_checkpoint_is_named(toy):
+    refused("test.py", CONFIG, "gone.pth", cwd=toy, match="checkpoint gone.pth does not exist")
+
+
+def test_report_without_a_run_says_so(toy, tmp_path):
+    refused("report.py", CONFIG, tmp_path, cwd=toy, match="holds no checkpoint")
