@@ -25,7 +25,13 @@ def cpu_kernels() -> dict:
         "mmcarafe._C",
         sorted(str(path.relative_to(ROOT)) for path in (ROOT / "mmcarafe/ops/csrc").glob("*.cpp")),
         depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "mmcarafe/ops/csrc").glob("*.h")),
-        extra_compile_args=["-O3", "-g0", "-fopenmp", "-fno-math-errno"],
+        extra_compile_args=[
+            "-O3",
+            "-g0",
+            "-fopenmp",
+            "-fno-math-errno",
+            "-fno-tree-loop-distribute-patterns",
+        ],
         extra_link_args=["-fopenmp"],
         optional=True,
     )

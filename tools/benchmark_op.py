@@ -2,8 +2,8 @@
 """Time and memory of the CARAFE operator on the CPU, against what it replaces and other ways to write it.
 
 All rows of a shape are run in turn, round after round, so that drift of the machine meets all alike;
-medians are reported. ``--reuse-memory`` lets freed memory be handed out again, which takes the page faults of fresh
-outputs out of every row (as with preallocated outputs).
+medians are reported. ``--reuse-memory`` lets freed memory be handed out again, which takes the page faults of
+fresh outputs out of every row (as with preallocated outputs).
 
 Example: python tools/benchmark_op.py --rounds 9 --out work_dirs/benchmark
 """

@@ -4,6 +4,7 @@
 import argparse
 
 from common import InputError, add_options, build_runner, check_checkpoint, check_data, load_config, run
+from mmengine.device import get_device
 from mmengine.runner.checkpoint import find_latest_checkpoint
 
 
@@ -28,6 +29,8 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     if args.amp:
+        if get_device() == "cpu":
+            raise InputError("--amp needs a GPU: mmengine's AmpOptimWrapper has no CPU mode; leave it out")
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.loss_scale = "dynamic"
     if args.auto_scale_lr:

@@ -23,7 +23,7 @@ test_pipeline = [
 ]
 # images this small load faster than a worker process can hand them over
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(

@@ -25,11 +25,12 @@ SMALL = [
 
 def tool(name: str, *args, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
     command = ["bash"] if name.endswith(".sh") else [sys.executable]
-    # torchrun starts its workers with the python on PATH
+    # torchrun starts its workers with the python on PATH; toy runs use the CPU wherever they are run
     env = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
     }
     result = subprocess.run(
         [*command, str(ROOT / "tools" / name), *map(str, args)],
@@ -131,13 +132,14 @@ def test_two_processes_train_and_evaluate(toy, tmp_path):
     ("args", "match"),
     [
         ([ROOT / "configs/carafe/nothing.py"], "nothing.py does not exist"),
-        ([COCO_CONFIG], "data/coco/annotations/instances_train2017.json does not exist; link"),
+        ([COCO_CONFIG], "instances_train2017.json does not exist; link"),
         ([CONFIG, "--cfg-options", "model.neck.upsample_cfg.type=CARAFEE"], "did you mean 'CARAFE'?"),
         ([CONFIG, "--cfg-options", "model.neck.upsample_cfg.kernel=7"], "keyword argument 'kernel'"),
-        ([CONFIG, "--cfg-options", "train_dataloader.dataset.ann_file=none.json"], "none.json does not exist"),
+        ([CONFIG, "--cfg-options", "train_dataloader.dataset.ann_file=no.json"], "no.json does not exist"),
         ([CONFIG, "--auto-scale-lr"], "needs auto_scale_lr.base_batch_size"),
+        ([CONFIG, "--amp"], "--amp needs a GPU"),
     ],
-    ids=["config", "coco", "upsampler", "argument", "annotations", "auto-scale-lr"],
+    ids=["config", "coco", "upsampler", "argument", "annotations", "auto-scale-lr", "amp"],
 )  # fmt: skip
 def test_train_names_the_mistake(toy, tmp_path, args, match):
     refused("train.py", *args, cwd=toy, match=match)

@@ -7,28 +7,6 @@ namespace mmcarafe::MMCARAFE_VARIANT {
 // Vectors of channels held in registers at a time.
 constexpr int kVectors = 4;
 
-template <typename A, typename S>
-MMCARAFE_INLINE Vector<A> load_as(const S* p) {
-  if constexpr (std::is_same_v<A, S>) {
-    return load(p);
-  } else {
-    A lanes[kLanes<A>];
-    copy(lanes, p, kLanes<A>);
-    return load(lanes);
-  }
-}
-
-template <typename S, typename A>
-MMCARAFE_INLINE void store_as(S* p, Vector<A> v) {
-  if constexpr (std::is_same_v<A, S>) {
-    store(p, v);
-  } else {
-    A lanes[kLanes<A>];
-    store(lanes, v);
-    copy(p, lanes, kLanes<A>);
-  }
-}
-
 // One of the taps that reach from a source pixel to another inside the map.
 template <typename S>
 struct Tap {

@@ -127,9 +127,7 @@ void grad_features(const Sizes& z, const void* first, const void* second, void* 
         collect<A, K, T, CB>(sum, g, packed, z);
         for (int64_t i = 0; i < count; ++i)
           for (int64_t t = 0; t < T && y + t < z.H; ++t) {
-            A lanes[L];
-            store(lanes, sum[i][t]);
-            copy(out + (ng * Cg + c + i) * plane + (y + t) * z.W + x, lanes, z.W - x < L ? z.W - x : L);
+            store_lanes<S, A>(out + (ng * Cg + c + i) * plane + (y + t) * z.W + x, sum[i][t], z.W - x);
           }
       }
     }

@@ -33,30 +33,43 @@ MMCARAFE_INLINE void split_subpixels(A* to, int64_t stride, int64_t n, const S* 
   }
 }
 
+// Writes n lanes of v.
+template <typename S, typename A>
+MMCARAFE_INLINE void store_lanes(S* out, Vector<A> v, int64_t n) {
+  constexpr int64_t L = kLanes<A>;
+  if (n >= L) {
+    store_as<S, A>(out, v);
+    return;
+  }
+  A lanes[L];
+  store(lanes, v);
+  for (int64_t l = 0; l < n; ++l) out[l] = static_cast<S>(lanes[l]);
+}
+
 // The inverse for n source pixels: out[i, s * l + j] = v[b], sub-pixels b0 .. b0 + B of one map.
 template <typename S, typename A, int B>
 MMCARAFE_INLINE void join_subpixels(S* out, const Vector<A> (&v)[B], int64_t b0, int64_t n, const Sizes& z) {
   constexpr int64_t L = kLanes<A>;
   const int64_t sW = z.s * z.W;
-  if (B % 2 == 0 && z.s == 2) {
-    for (int b = 0; b < B; b += 2) {
-      A even[L], odd[L], both[2 * L];
-      store(even, v[b]);
-      store(odd, v[b + 1 < B ? b + 1 : b]);
-      for (int64_t l = 0; l < L; ++l) {
-        both[2 * l] = even[l];
-        both[2 * l + 1] = odd[l];
+  if constexpr (B % 2 == 0) {
+    if (z.s == 2) {
+#pragma GCC unroll 4
+      for (int b = 0; b < B; b += 2) {
+        Vector<A> low, high;
+        interleave<A>(v[b], v[b + 1], low, high, std::make_index_sequence<L>{});
+        S* row = out + (b0 + b) / 2 * sW;
+        store_lanes<S, A>(row, low, 2 * n);
+        if (2 * n > L) store_lanes<S, A>(row + L, high, 2 * n - L);
       }
-      S* row = out + (b0 + b) / 2 * sW;
-      if (n == L)
-        copy(row, both, 2 * L);
-      else
-        copy(row, both, 2 * n);
+      return;
     }
-    return;
   }
   for (int b = 0; b < B; ++b) {
     S* row = out + (b0 + b) / z.s * sW + (b0 + b) % z.s;
+    if (z.s == 1) {
+      store_lanes<S, A>(row, v[b], n);
+      continue;
+    }
     A lanes[L];
     store(lanes, v[b]);
     for (int64_t l = 0; l < n; ++l) row[z.s * l] = static_cast<S>(lanes[l]);

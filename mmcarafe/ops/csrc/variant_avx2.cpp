@@ -4,6 +4,7 @@
 
 #include <new>
 #include <type_traits>
+#include <utility>
 
 #ifdef MMCARAFE_X86
 // after the system's headers: their inline functions must stay runnable everywhere

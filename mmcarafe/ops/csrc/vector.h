@@ -2,6 +2,7 @@
 // Vectors of the variant being compiled, as compiler vector types. Included once by each variant_*.cpp.
 #include <new>
 #include <type_traits>
+#include <utility>
 
 namespace mmcarafe::MMCARAFE_VARIANT {
 
@@ -32,10 +33,49 @@ MMCARAFE_INLINE void store(A* p, Vector<A> v) {
   __builtin_memcpy(p, &v, sizeof(v));
 }
 
+// a0 b0 a1 b1 ...: the first half of the result goes to low, the second to high.
+template <typename A, std::size_t... I>
+MMCARAFE_INLINE void interleave(Vector<A> a, Vector<A> b, Vector<A>& low, Vector<A>& high,
+                                std::index_sequence<I...>) {
+  constexpr int L = kLanes<A>;
+#if defined(__clang__) || __GNUC__ >= 12
+  low = __builtin_shufflevector(a, b, (I / 2 + I % 2 * L)...);
+  high = __builtin_shufflevector(a, b, (L / 2 + I / 2 + I % 2 * L)...);
+#else
+  for (int l = 0; l < L; ++l) {
+    low[l] = l % 2 ? b[l / 2] : a[l / 2];
+    high[l] = l % 2 ? b[L / 2 + l / 2] : a[L / 2 + l / 2];
+  }
+#endif
+}
+
 // Copies n values, converting between the storage and the accumulation type.
 template <typename To, typename From>
 MMCARAFE_INLINE void copy(To* to, const From* from, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = static_cast<To>(from[i]);
+}
+
+// One vector from or to the storage type.
+template <typename A, typename S>
+MMCARAFE_INLINE Vector<A> load_as(const S* p) {
+  if constexpr (std::is_same_v<A, S>) {
+    return load(p);
+  } else {
+    A lanes[kLanes<A>];
+    copy(lanes, p, kLanes<A>);
+    return load(lanes);
+  }
+}
+
+template <typename S, typename A>
+MMCARAFE_INLINE void store_as(S* p, Vector<A> v) {
+  if constexpr (std::is_same_v<A, S>) {
+    store(p, v);
+  } else {
+    A lanes[kLanes<A>];
+    store(lanes, v);
+    copy(p, lanes, kLanes<A>);
+  }
 }
 
 // to[i] = from[first + i] where that lies within [0, size), else 0

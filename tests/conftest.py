@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of every test: the same random numbers, NaN in uninitialised memory, and the CUDA mark."""
+
+import importlib
+import random
+
+import numpy as np
+import pytest
+import torch
+from samples import loop
+
+from mmcarafe.ops import use_cpu_implementation
+
+
+def pytest_configure(config):
+    # the NaN fixture asks torch for determinism; on CUDA some of torch's own backward passes have none
+    config.addinivalue_line("filterwarnings", "ignore:.*does not have a deterministic implementation")
+    # torch.jit is deprecated, not gone, and torch itself still uses it
+    config.addinivalue_line("filterwarnings", "ignore:.torch.jit:DeprecationWarning")
+    # tensors are so small that a second thread only adds waiting
+    torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("needs_cuda") and not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same numbers, whichever tests ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def nan_in_uninitialised_memory():
+    """What ``torch.empty`` returns is filled with NaN, so that an element never written is found."""
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(1).isnan()
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.fixture
+def implementation(request):
+    """The name of the implementation that CPU tensors are given to; parametrised in ``samples``."""
+    with use_cpu_implementation(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def mmcv_on_cpu(monkeypatch):
+    """Gives mmcv's CARAFE, which is CUDA only, the loop as its operator."""
+    monkeypatch.setattr(importlib.import_module("mmcv.ops.carafe"), "carafe", loop)

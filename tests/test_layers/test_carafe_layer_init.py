@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CARAFE module: initial weights, and what its constructor and forward refuse."""
+
+import math
+
+import pytest
+import torch
+from mmengine.model import BaseModule
+
+from mmcarafe.layers import CARAFE
+
+
+class Parent(BaseModule):
+    """A network whose initialisation covers all its convolutions, as mmdet's necks have it."""
+
+    def __init__(self):
+        super().__init__(init_cfg=dict(type="Xavier", layer="Conv2d", distribution="uniform", bias=7))
+        self.conv = torch.nn.Conv2d(3, 16, 3)
+        self.upsample = CARAFE(16)
+
+
+def assert_initialised(layer):
+    """Encoder normal with standard deviation 0.001, compressor Xavier uniform, both biases 0."""
+    weight = layer.content_encoder.weight
+    assert weight.std().item() == pytest.approx(0.001, rel=0.05)
+    assert weight.abs().max() < 0.006
+    assert layer.content_encoder.bias.eq(0).all()
+    compressor = layer.channel_compressor
+    bound = math.sqrt(6 / (compressor.in_channels + compressor.out_channels))
+    assert 0.9 * bound < compressor.weight.abs().max() <= bound
+    assert compressor.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+    assert compressor.bias.eq(0).all()
+
+
+def test_a_fresh_layer_is_initialised():
+    assert_initialised(CARAFE(64))
+
+
+def test_a_fresh_layer_averages_nearly_uniformly():
+    layer, seen = CARAFE(16), []
+    layer.kernel_normalizer = lambda logits: seen.append(CARAFE.kernel_normalizer(layer, logits)) or seen[0]
+    layer(torch.randn(1, 16, 8, 8))
+    assert seen[0].mul(25).sub(1).abs().max() < 0.2
+    assert seen[0].std() > 0
+
+
+def test_init_weights_can_be_called_repeatedly():
+    layer = CARAFE(64)
+    for _ in range(2):
+        torch.nn.init.ones_(layer.content_encoder.weight)
+        torch.nn.init.ones_(layer.channel_compressor.bias)
+        layer.init_weights()
+        assert_initialised(layer)
+
+
+def test_an_enclosing_modules_initialisation_is_not_applied_to_the_encoder():
+    parent = Parent()
+    parent.init_weights()
+    assert parent.conv.bias.eq(7).all()
+    assert_initialised(parent.upsample)
+
+
+def test_a_custom_init_cfg_is_respected():
+    layer = CARAFE(16, init_cfg=dict(type="Constant", layer="Conv2d", val=0.25, bias=2))
+    layer.init_weights()
+    for convolution in (layer.channel_compressor, layer.content_encoder):
+        assert convolution.weight.eq(0.25).all()
+        assert convolution.bias.eq(2).all()
+
+
+def test_the_default_init_cfg_is_not_shared():
+    first = CARAFE(16)
+    first.init_cfg.clear()
+    second = CARAFE(16)
+    second.init_weights()
+    assert_initialised(second)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (dict(channels=0), ValueError, "channels: expected 1 or more, got 0"),
+        (dict(channels=8.0), TypeError, r"channels: expected an int, got 8\.0"),
+        (dict(scale_factor=0), ValueError, "scale_factor: expected 1 or more, got 0"),
+        (dict(scale_factor=2.0), TypeError, r"scale_factor: expected an int, got 2\.0"),
+        (dict(scale_factor=True), TypeError, "scale_factor: expected an int, got True"),
+        (dict(up_kernel=4), ValueError, "up_kernel: expected an odd number, got 4"),
+        (dict(up_kernel=(5, 5)), TypeError, r"up_kernel: expected an int, got \(5, 5\)"),
+        (dict(up_group=3), ValueError, "up_group: expected a divisor of the 8 channels, got 3"),
+        (dict(up_group=-1), ValueError, "up_group: expected 1 or more, got -1"),
+        (dict(encoder_kernel=2), ValueError, "encoder_kernel: expected an odd number, got 2"),
+        (dict(encoder_dilation=0), ValueError, "encoder_dilation: expected 1 or more, got 0"),
+        (dict(compressed_channels=0), ValueError, "compressed_channels: expected 1 or more, got 0"),
+        (dict(compressed_channels=None), TypeError, "compressed_channels: expected an int, got None"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments(options, error, message):
+    with pytest.raises(error, match=message):
+        CARAFE(**{"channels": 8, **options})
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 4, 4), (8, 4, 4), (1, 8, 4), (1, 8, 1, 4, 4)], ids=str)
+def test_wrong_input(shape):
+    text = str(shape).replace("(", r"\(").replace(")", r"\)")
+    with pytest.raises(ValueError, match=rf"expected \[N, 8, H, W\], got {text}"):
+        CARAFE(8)(torch.rand(shape))

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What mmengine saves can be loaded in torch's safe mode, and nothing that runs code."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.optim import OptimWrapper
+from mmengine.runner import CheckpointLoader
+
+import mmcarafe.models  # noqa: F401  allow-lists mmengine's types
+
+
+class Call:
+    """Pickled as the call of a function, which a malicious checkpoint would hold."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def mmengine_checkpoint():
+    """The parts of a checkpoint of mmengine's Runner, with its own classes."""
+    model = torch.nn.Linear(2, 2)
+    wrapper = OptimWrapper(torch.optim.AdamW(model.parameters()))
+    wrapper.update_params(model(torch.ones(1, 2)).sum())
+    hub = MessageHub("checkpoint test")
+    hub.update_scalar("train/loss", torch.tensor(0.5))
+    hub.update_scalar("train/lr", np.float64(0.02))
+    hub.update_scalar("train/data_time", np.float32(0.25), count=3)
+    hub.update_info("last_score", np.float32(0.25))
+    hub.update_scalar("val/coco/bbox_mAP", 0.375)
+    hub.update_info("best_score", np.float64(0.375))
+    hub.update_info("iter", np.int64(7))
+    hub.update_info("loop_stage", "train")
+    return dict(
+        meta=dict(epoch=1, iter=7, cfg="model = dict()", seed=0, dataset_meta=dict(CLASSES=("a", "b"))),
+        state_dict=model.state_dict(),
+        message_hub=hub.state_dict(),
+        optimizer=wrapper.state_dict(),
+        param_schedulers=[dict(last_step=7, _last_value=[np.float64(0.02)], begin=0, end=12)],
+        arrays=[np.arange(3), np.ones((2, 2), dtype=np.float32)],
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "epoch_1.pth"
+    torch.save(mmengine_checkpoint(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda path: torch.load(path, weights_only=True),
+        lambda path: CheckpointLoader.load_checkpoint(str(path)),
+    ],
+    ids=["torch", "mmengine"],
+)
+def test_a_checkpoint_of_mmengine_loads_complete(path, load):
+    loaded, saved = load(path), mmengine_checkpoint()
+    assert loaded.keys() == saved.keys()
+    assert loaded["meta"] == saved["meta"]
+    for name, history in saved["message_hub"]["log_scalars"].items():
+        values, counts = loaded["message_hub"]["log_scalars"][name].data
+        assert (values.tolist(), counts.tolist()) == tuple(array.tolist() for array in history.data)
+    assert loaded["message_hub"]["runtime_info"] == saved["message_hub"]["runtime_info"]
+    assert loaded["param_schedulers"] == saved["param_schedulers"]
+    for actual, expected in zip(loaded["arrays"], saved["arrays"], strict=True):
+        assert actual.dtype == expected.dtype
+        assert np.array_equal(actual, expected)
+
+
+def test_without_this_package_it_is_refused(path):
+    code = "import sys, torch, mmengine.logging; torch.load(sys.argv[1], weights_only=True)"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "HistoryBuffer" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call(os.system, "false"),
+        Call(eval, "1 + 1"),
+        Call(getattr, HistoryBuffer, "__init__"),
+        Call(getattr, np.ndarray, "tofile"),
+        Call(getattr, Call(getattr, HistoryBuffer, "mean"), "__globals__"),
+    ],
+    ids=["system", "eval", "method", "tofile", "globals"],
+)
+def test_code_in_a_checkpoint_is_still_refused(call, tmp_path):
+    path = tmp_path / "malicious.pth"
+    torch.save(dict(state_dict={}, extra=call), path)
+    with pytest.raises((pickle.UnpicklingError, ValueError)):
+        torch.load(path, weights_only=True)

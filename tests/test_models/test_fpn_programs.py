@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FPN with CARAFE compiled, exported and traced, and the pieces that answer its interpolations."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from samples import assert_close
+from torch import nn
+
+from mmcarafe.models import FPN
+from mmcarafe.models.upsample import InterpolateWith, crop_to
+
+INPUTS = (torch.rand(1, 4, 13, 11), torch.rand(1, 8, 7, 6))
+
+
+@pytest.fixture
+def neck():
+    neck = FPN([4, 8], 4, num_outs=3, upsample_cfg=dict(type="CARAFE", compressed_channels=4))
+    nn.init.normal_(neck.upsample_modules[0].content_encoder.weight)
+    return neck
+
+
+def assert_same(program, neck, inputs=INPUTS):
+    for actual, expected in zip(program(inputs), neck(inputs), strict=True):
+        assert_close(actual, expected)
+
+
+def test_compiled_without_graph_break_equals_eager(neck):
+    torch.compiler.reset()
+    twin = copy.deepcopy(neck)
+    compiled = torch.compile(neck, fullgraph=True, backend="aot_eager")
+    assert_same(compiled, twin)
+    for network in (compiled, twin):
+        sum(o.square().sum() for o in network(INPUTS)).backward()
+    for actual, expected in zip(neck.parameters(), twin.parameters(), strict=True):
+        assert_close(actual.grad, expected.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_exported_equals_eager(neck):
+    program = torch.export.export(neck, (INPUTS,))
+    assert torch.ops.mmcarafe.carafe.default in [node.target for node in program.graph.nodes]
+    assert_same(program.module(), neck)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_traced_equals_eager(neck):
+    traced = torch.jit.trace(neck, (INPUTS,))
+    assert_same(traced, neck)
+    assert_same(traced, neck, tuple(torch.cat([x, x + 1]) for x in INPUTS))
+
+
+def test_crop_cuts_at_the_bottom_and_right():
+    x = torch.arange(12.0).view(1, 1, 3, 4)
+    assert crop_to(x, (2, 3)).equal(torch.tensor([[[[0.0, 1.0, 2.0], [4.0, 5.0, 6.0]]]]))
+    assert crop_to(x, (3, 4)).equal(x)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (3, 5)], ids=str)
+def test_crop_refuses_a_larger_target(size):
+    message = rf"upsampled map is \(3, 4\) but the target is \({size[0]}, {size[1]}\)"
+    with pytest.raises(ValueError, match=message):
+        crop_to(torch.rand(1, 1, 3, 4), size)
+
+
+def test_interpolations_are_answered_in_order_and_only_inside():
+    x = torch.rand(1, 1, 2, 2)
+    with InterpolateWith([nn.Upsample(scale_factor=2), nn.Upsample(scale_factor=3)]):
+        sizes = [tuple(F.interpolate(x, size=(3, 3)).shape), tuple(F.interpolate(x, size=(6, 5)).shape)]
+    assert sizes == [(1, 1, 3, 3), (1, 1, 6, 5)]
+    assert F.interpolate(x, size=(9, 9)).shape == (1, 1, 9, 9)
+
+
+@pytest.mark.parametrize(
+    ("calls", "message"),
+    [(0, "used 0 of its 2"), (1, "used 1 of its 2"), (3, "interpolates more often than its 2 upsamplers")],
+)
+def test_more_or_fewer_interpolations_than_upsamplers_are_an_error(calls, message):
+    def interpolate():
+        with InterpolateWith([nn.Upsample(scale_factor=2)] * 2):
+            for _ in range(calls):
+                F.interpolate(torch.rand(1, 1, 2, 2), size=(4, 4))
+
+    with pytest.raises(RuntimeError, match=message):
+        interpolate()
+
+
+def test_an_error_inside_is_passed_on():
+    with pytest.raises(KeyError, match="mine"), InterpolateWith([nn.Identity()]):
+        raise KeyError("mine")

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FPN with an upsampler chosen by type."""
+
+import re
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmdet.models import necks
+from mmdet.registry import MODELS
+from samples import assert_close
+from torch import nn
+
+from mmcarafe.layers import CARAFE, UpsampleConfigError
+from mmcarafe.models import FPN
+
+TYPES = ("nearest", "bilinear", "deconv", "pixel_shuffle", "carafe", "CARAFE")
+every_type = pytest.mark.parametrize("kind", TYPES)
+EVEN = ((16, 12), (8, 6), (4, 3))
+ODD = ((25, 13), (13, 7), (7, 4))
+
+
+def build(kind, **options):
+    arguments = dict(in_channels=[4, 6, 8], out_channels=4, num_outs=3, upsample_cfg=dict(type=kind))
+    return FPN(**{**arguments, **options})
+
+
+def pyramid(sizes=EVEN, batch=2):
+    return tuple(torch.randn(batch, c, *size) for c, size in zip((4, 6, 8), sizes, strict=True))
+
+
+class Constant(nn.Module):
+    """Upsamples everything to one value and remembers what it was given."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value, self.given = value, []
+
+    def forward(self, x):
+        self.given.append(x)
+        return torch.full((*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3]), self.value)
+
+
+@every_type
+@pytest.mark.parametrize("sizes", [EVEN, ODD], ids=["even", "odd"])
+def test_output_sizes_and_gradients_of_every_parameter(kind, sizes):
+    neck = build(kind)
+    outputs = neck(pyramid(sizes))
+    assert [tuple(o.shape) for o in outputs] == [(2, 4, *size) for size in sizes]
+    sum(o.square().sum() for o in outputs).backward()
+    for name, parameter in neck.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@every_type
+def test_an_empty_batch_gives_empty_outputs_and_zero_gradients(kind):
+    neck = build(kind)
+    outputs = neck(pyramid(batch=0))
+    assert [tuple(o.shape) for o in outputs] == [(0, 4, *size) for size in EVEN]
+    sum(o.sum() for o in outputs).backward()
+    assert all(p.grad.eq(0).all() for p in neck.parameters())
+
+
+def test_nearest_by_type_is_mmdets_nearest():
+    ours = build("nearest")
+    theirs = necks.FPN([4, 6, 8], 4, 3)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    for sizes in (EVEN, ODD):
+        inputs = pyramid(sizes)
+        for actual, expected in zip(ours(inputs), theirs(inputs), strict=True):
+            assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("sizes", [EVEN, ODD], ids=["even", "odd"])
+def test_module_i_upsamples_level_i_plus_1_to_level_i(sizes):
+    """With laterals of zero and no output convolution, what a module returns is what its level puts out."""
+    neck = build("CARAFE")
+    for parameter in neck.lateral_convs.parameters():
+        nn.init.zeros_(parameter)
+    neck.fpn_convs = nn.ModuleList(nn.Identity() for _ in neck.fpn_convs)
+    neck.upsample_modules = nn.ModuleList(Constant(value) for value in (10.0, 20.0))
+    outputs = neck(pyramid(sizes))
+    assert [o.unique().tolist() for o in outputs] == [[10], [20], [0]]
+    for i, upsample in enumerate(neck.upsample_modules):
+        (given,) = upsample.given
+        assert given.equal(outputs[i + 1])
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({}, 2),
+        (dict(num_outs=5), 2),
+        (dict(num_outs=5, add_extra_convs="on_output"), 2),
+        (dict(start_level=1, num_outs=2), 1),
+        (dict(end_level=1, num_outs=2), 1),
+        (dict(start_level=2, num_outs=2), 0),
+    ],
+    ids=str,
+)
+def test_there_is_one_module_between_two_laterals_and_no_other(options, count):
+    neck = build("CARAFE", **options)
+    assert all(type(m) is CARAFE for m in neck.upsample_modules)
+    names = {name.split(".")[1] for name, _ in neck.named_parameters() if name.startswith("upsample_modules")}
+    assert names == {str(i) for i in range(count)}
+    outputs = neck(pyramid())
+    sum(o.square().sum() for o in outputs).backward()
+    assert all(p.grad is not None for p in neck.upsample_modules.parameters())
+
+
+def test_levels_on_top_are_mmdets():
+    outputs = build("CARAFE", num_outs=5)(pyramid())
+    for lower, upper in pairwise(outputs[2:]):
+        assert upper.equal(F.max_pool2d(lower, 1, stride=2))
+    neck = build("CARAFE", num_outs=4, add_extra_convs="on_output")
+    outputs = neck(pyramid())
+    assert outputs[3].equal(neck.fpn_convs[3](outputs[2]))
+
+
+@pytest.mark.parametrize("kind", ["nearest", "CARAFE"])
+def test_a_target_more_than_twice_the_source_is_refused(kind):
+    with pytest.raises(ValueError, match=r"upsampled map is \(8, 6\) but the target is \(9, 6\)"):
+        build(kind)(pyramid(((18, 12), (9, 6), (4, 3))))
+    with pytest.raises(ValueError, match=r"upsampled map is \(16, 12\) but the target is \(16, 13\)"):
+        build(kind)(pyramid(((16, 13), (8, 6), (4, 3))))
+    x = torch.rand(1, 1, 2, 2)
+    assert F.interpolate(x, size=(4, 4)).shape == (1, 1, 4, 4), "torch's function is itself again"
+
+
+def test_the_options_of_a_type_reach_its_modules():
+    neck = build("CARAFE", upsample_cfg=dict(type="CARAFE", up_kernel=3, up_group=2))
+    assert [(m.channels, m.scale_factor, m.up_kernel, m.up_group) for m in neck.upsample_modules] == [
+        (4, 2, 3, 2),
+        (4, 2, 3, 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cfg", "message"),
+    [
+        (dict(type="carefe"), "did you mean 'carafe'?"),
+        (dict(type="CARAFE", up_krenel=3), "unexpected keyword argument 'up_krenel'"),
+        (dict(type="CARAFE", mode="nearest"), "unexpected keyword argument 'mode'"),
+        (dict(type="CARAFE", scale_factor=4), "this component upsamples by 2"),
+    ],
+    ids=str,
+)
+def test_a_wrong_config_is_refused_by_the_registry_too(cfg, message):
+    arguments = dict(in_channels=[4, 8], out_channels=4, num_outs=2, upsample_cfg=cfg)
+    for create in (lambda: FPN(**arguments), lambda: MODELS.build(dict(type="FPN", **arguments))):
+        with pytest.raises(UpsampleConfigError, match=re.escape(message)):
+            create()
+
+
+@pytest.mark.parametrize("kind", ["carafe", "CARAFE"])
+def test_init_weights_leaves_the_encoders_near_zero(kind):
+    neck = build(kind)
+    neck.init_weights()
+    for upsample in neck.upsample_modules:
+        assert upsample.content_encoder.weight.std().item() == pytest.approx(0.001, rel=0.1)
+        assert upsample.content_encoder.bias.eq(0).all()
+        assert upsample.channel_compressor.weight.std() > 0.05
+
+
+def test_a_module_from_mmdets_registry_that_itself_interpolates():
+    class Interpolate(nn.Module):
+        def __init__(self, channels, scale_factor):
+            super().__init__()
+            self.scale_factor = scale_factor
+
+        def forward(self, x):
+            return F.interpolate(x, scale_factor=self.scale_factor)
+
+    MODELS.register_module(name="InterpolateInTest", module=Interpolate)
+    try:
+        neck = build("InterpolateInTest")
+    finally:
+        del MODELS.module_dict["InterpolateInTest"]
+    theirs = necks.FPN([4, 6, 8], 4, 3)
+    theirs.load_state_dict(neck.state_dict(), strict=True)
+    inputs = pyramid()
+    for actual, expected in zip(neck(inputs), theirs(inputs), strict=True):
+        assert_close(actual, expected)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Derivatives of every op against finite differences, and torch's own checks of a custom op."""
+
+import pytest
+import torch
+from samples import SAMPLES, Sample, fastest_and_reference
+from torch.autograd import gradcheck, gradgradcheck
+
+import mmcarafe.ops  # noqa: F401  registers the ops
+
+# Finite differences call the op twice for each element.
+few_samples = pytest.mark.parametrize(
+    "sample",
+    [Sample(1, 2, 2, 1, k=3, groups=2, scale=2), Sample(2, 2, 1, 2, k=3, groups=1, scale=1)],
+    ids=str,
+)
+OPS = ("carafe", "carafe_grad_features", "carafe_grad_masks")
+every_op = pytest.mark.parametrize("name", OPS)
+OPCHECKED = {
+    "contiguous": (Sample(2, 4, 3, 5, k=3, groups=2, scale=2), torch.contiguous_format),
+    "channels_last": (Sample(2, 4, 3, 5, k=3, groups=2, scale=2), torch.channels_last),
+    "one_row": (Sample(1, 1, 1, 4, k=3, groups=1, scale=2), torch.contiguous_format),
+    "batch_0": (Sample(0, 4, 3, 5, k=3, groups=1, scale=2), torch.contiguous_format),
+    "height_0": (Sample(2, 4, 0, 5, k=3, groups=1, scale=2), torch.contiguous_format),
+}
+
+
+def call(name, sample, dtype=torch.float64, requires_grad=True):
+    """An op with arguments that fit it."""
+    features, masks, grad = sample.tensors(dtype, requires_grad=requires_grad)
+    first, second = {
+        "carafe": (features, masks),
+        "carafe_grad_features": (grad, masks),
+        "carafe_grad_masks": (grad, features),
+    }[name]
+    return getattr(torch.ops.mmcarafe, name).default, (first, second, *sample.args)
+
+
+@pytest.mark.usefixtures("implementation")
+@fastest_and_reference
+@every_op
+@few_samples
+def test_first_derivatives(sample, name):
+    assert gradcheck(*call(name, sample))
+
+
+@pytest.mark.usefixtures("implementation")
+@fastest_and_reference
+@every_op
+@few_samples
+def test_second_derivatives(sample, name):
+    assert gradgradcheck(*call(name, sample))
+
+
+@every_op
+def test_derivatives_of_an_empty_batch_are_empty(name):
+    op, inputs = call(name, Sample(0, 4, 3, 5, k=3, groups=2, scale=2))
+    gradients = torch.autograd.grad(op(*inputs).sum(), inputs[:2], create_graph=True)
+    assert [g.shape for g in gradients] == [t.shape for t in inputs[:2]]
+
+
+@pytest.mark.usefixtures("implementation")
+@fastest_and_reference
+@every_op
+@pytest.mark.parametrize(("sample", "memory_format"), OPCHECKED.values(), ids=OPCHECKED)
+def test_opcheck(name, sample, memory_format):
+    op, (first, second, *args) = call(name, sample, torch.float32)
+    first = first.detach().contiguous(memory_format=memory_format).requires_grad_()
+    torch.library.opcheck(op, (first, second, *args))
+
+
+@every_op
+def test_opcheck_of_a_half_precision_call_without_gradients(name):
+    op, inputs = call(name, SAMPLES[0], torch.bfloat16, requires_grad=False)
+    torch.library.opcheck(op, inputs)

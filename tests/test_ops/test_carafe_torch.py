@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator inside torch.compile, torch.export, autocast and the FLOP counter."""
+
+import pytest
+import torch
+from samples import SAMPLES, Sample, assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmcarafe import carafe
+
+SAMPLE = Sample(2, 4, 3, 5, k=3, groups=2, scale=2)
+
+
+class Upsample(torch.nn.Module):
+    """The operator between two other layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(4, 9, 3, padding=1)
+
+    def forward(self, x):
+        masks = self.conv(x.repeat_interleave(2, 2).repeat_interleave(2, 3)).softmax(1)
+        return carafe(x.relu(), masks, 3, 1, 2) * 2
+
+
+def results(function, sample, dtype=torch.float32):
+    features, masks, grad = sample.tensors(dtype, requires_grad=True)
+    out = function(features, masks, *sample.args)
+    return out.detach(), *torch.autograd.grad(out, (features, masks), grad)
+
+
+@pytest.fixture
+def compiler():
+    """Forgets what was compiled, so that one test's recompilations do not count for another."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("sample", [SAMPLE, *(s for s in SAMPLES if 0 in s or s.H * s.W == 1)], ids=str)
+def test_compiled_without_graph_break_equals_eager(sample):
+    compiled = torch.compile(carafe, fullgraph=True, backend="aot_eager")
+    for actual, expected in zip(results(compiled, sample), sample.expected(), strict=True):
+        assert_close(actual, expected)
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_inductor_equals_eager(memory_format):
+    """The operator alone: torch's generated kernels would take a C++ compiler and half a minute."""
+    compiled = torch.compile(carafe, fullgraph=True)
+
+    def function(features, masks, *args):
+        return compiled(features.contiguous(memory_format=memory_format), masks, *args)
+
+    for actual, expected in zip(results(function, SAMPLE), SAMPLE.expected(), strict=True):
+        assert_close(actual, expected)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_compiled_checks_still_raise():
+    features, masks, _ = SAMPLE.tensors()
+    compiled = torch.compile(carafe, backend="aot_eager")
+    with pytest.raises(ValueError, match="kernel_size: expected an odd number, got 4"):
+        compiled(features, masks, 4, 2, 2)
+
+
+def test_exported_program_holds_the_operator_and_equals_eager():
+    model, x = Upsample(), torch.randn(2, 4, 5, 6)
+    height = torch.export.Dim("height", min=2, max=64)
+    program = torch.export.export(model, (x,), dynamic_shapes=({2: height},))
+    targets = [node.target for node in program.graph.nodes]
+    assert targets.count(torch.ops.mmcarafe.carafe.default) == 1
+    for other in (x, torch.randn(2, 4, 9, 6)):
+        assert program.module()(other).equal(model(other))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_traced_program_equals_eager():
+    model, x = Upsample(), torch.randn(2, 4, 5, 6)
+    traced = torch.jit.trace(model, x)
+    for other in (x, torch.randn(3, 4, 9, 7)):
+        assert traced(other).equal(model(other))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_computes_in_its_dtype_and_returns_gradients_in_the_inputs_dtype(dtype):
+    features, masks, grad = SAMPLE.tensors(torch.float32, requires_grad=True)
+    with torch.autocast("cpu", dtype=dtype):
+        out = carafe(features, masks, *SAMPLE.args)
+    assert out.dtype == dtype
+    out.backward(grad.to(dtype))
+    assert features.grad.dtype == masks.grad.dtype == torch.float32
+    for actual, expected in zip((out, features.grad, masks.grad), SAMPLE.expected(), strict=True):
+        assert_close(actual, expected, rtol=2**-7, atol=1e-5)
+
+
+def test_autocast_accepts_mixed_dtypes():
+    features, masks, _ = SAMPLE.tensors(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = carafe(features, masks.bfloat16(), *SAMPLE.args)
+        assert out.equal(carafe(features.bfloat16(), masks, *SAMPLE.args))
+    assert_close(out, SAMPLE.expected()[0])
+
+
+def test_autocast_leaves_float64_alone_as_torch_does():
+    features, masks, _ = SAMPLE.tensors(torch.float64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (features[0, 0] @ masks[0, 0, :5]).dtype == torch.float64
+        out = carafe(features, masks, *SAMPLE.args)
+    assert out.dtype == torch.float64
+
+
+@pytest.mark.usefixtures("compiler")
+def test_autocast_inside_a_compiled_function():
+    features, masks, _ = SAMPLE.tensors(torch.float32)
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def function(features, masks):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return carafe(features, masks, *SAMPLE.args)
+
+    out = function(features, masks)
+    assert out.dtype == torch.bfloat16
+    assert_close(out, SAMPLE.expected()[0])
+
+
+@pytest.mark.parametrize("sample", [SAMPLE, Sample(1, 6, 4, 5, k=5, groups=1, scale=3)], ids=str)
+def test_flops_are_one_multiply_and_one_add_for_each_term(sample):
+    features, masks, _ = sample.tensors(requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        out = carafe(features, masks, *sample.args)
+    flops = 2 * sample.k**2 * out.numel()
+    assert counter.get_total_flops() == flops
+    with FlopCounterMode(display=False) as counter:
+        out.sum().backward()
+    assert counter.get_total_flops() == 2 * flops
