@@ -4,21 +4,35 @@
 import inspect
 from difflib import get_close_matches
 
-import mmcv.cnn  # noqa: F401  registers nearest, bilinear, deconv and pixel_shuffle
+from mmcv.cnn.bricks.upsample import (
+    PixelShufflePack,
+)  # the module also registers nearest, bilinear and deconv
 from mmengine.registry import MODELS, Registry
-from torch import nn
+from torch import Tensor, nn
 
-from .carafe import CARAFE
+from .carafe import CARAFE, pixel_shuffle
 
 
 class UpsampleConfigError(ValueError):
     """An ``upsample_cfg`` names no known type, or arguments that its type does not take."""
 
 
+class PixelShuffle(PixelShufflePack):
+    """mmcv's convolution and pixel shuffle, for empty batches too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tensor[N, C, H, W] -> Tensor[N, C, scale_factor * H, scale_factor * W]."""
+        return pixel_shuffle(self.upsample_conv(x), self.scale_factor)
+
+
 def _deconv(channels: int, scale: int, cfg: dict) -> dict:
     # upsample_kernel is what mmdet's FPN_CARAFE calls it. The padding makes the output exactly scale
     # times the input, whatever the kernel.
     kernel = cfg.pop("upsample_kernel", cfg.get("kernel_size", scale))
+    if not isinstance(kernel, int) or kernel < 1 or (scale == 1 and kernel % 2 == 0):
+        raise UpsampleConfigError(
+            f"upsample_cfg type 'deconv': expected a kernel of 1 or more, odd at scale 1, got {kernel!r}"
+        )
     padding = max(kernel - scale + 1, 0) // 2
     return dict(
         in_channels=channels,
@@ -30,17 +44,25 @@ def _deconv(channels: int, scale: int, cfg: dict) -> dict:
     )
 
 
+def _pixel_shuffle(channels: int, scale: int, cfg: dict) -> dict:
+    kernel = cfg.get("upsample_kernel", 3)
+    if not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
+        raise UpsampleConfigError(
+            f"upsample_cfg type 'pixel_shuffle': expected an odd upsample_kernel, got {kernel!r}"
+        )
+    return dict(in_channels=channels, out_channels=channels, scale_factor=scale, upsample_kernel=kernel)
+
+
 # How each type calls the channels and the scale factor, and its defaults; upsample_cfg overrides them.
 _ARGUMENTS = {
     "nearest": lambda channels, scale, cfg: dict(scale_factor=scale, mode="nearest"),
     "bilinear": lambda channels, scale, cfg: dict(scale_factor=scale, mode="bilinear", align_corners=False),
     "deconv": _deconv,
-    "pixel_shuffle": lambda channels, scale, cfg: dict(
-        in_channels=channels, out_channels=channels, scale_factor=scale, upsample_kernel=3
-    ),
+    "pixel_shuffle": _pixel_shuffle,
 }
-# mmcv's key for its CUDA-only layer; ours has the same arguments and parameters and runs everywhere
-_ALIASES = {"carafe": CARAFE}
+# Served by our modules instead of what is registered: mmcv's carafe layer, which has the same arguments and
+# parameters, is CUDA only.
+_OURS = {"carafe": CARAFE, "pixel_shuffle": PixelShuffle}
 
 
 def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Registry = MODELS) -> nn.Module:
@@ -68,7 +90,7 @@ def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Regist
         torch.Size([1, 16, 48, 48])
     """
     cfg = dict(cfg)
-    kind = cfg.pop("type")
+    kind = cfg.pop("type", None)
     if cfg.pop("scale_factor", scale_factor) != scale_factor:
         raise UpsampleConfigError(
             f"upsample_cfg type {kind!r}: this component upsamples by {scale_factor}; leave scale_factor out"
@@ -90,13 +112,13 @@ def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Regist
 def _lookup(kind, registry: Registry):
     if isinstance(kind, type):
         return kind
-    module = _ALIASES.get(kind) or registry.get(kind)
+    module = (_OURS.get(kind) or registry.get(kind)) if isinstance(kind, str) else None
     if module is None:
-        known = (*_ARGUMENTS, *_ALIASES, "CARAFE")
+        known = (*_ARGUMENTS, "carafe", "CARAFE")
         close = get_close_matches(str(kind), known, n=1, cutoff=0.5)
         raise UpsampleConfigError(
             f"upsample_cfg type {kind!r} is not known"
-            + (f"; did you mean {close[0]!r}?" if close else "")
+            + (f"; did you mean {close[0]!r}?" if close else ".")
             + f" Known types: {', '.join(known)}, and any module registered in MODELS that takes "
             "channels and scale_factor"
         )

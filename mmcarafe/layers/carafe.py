@@ -121,7 +121,7 @@ class CARAFE(BaseModule):
         Returns:
             Tensor[N, G*k*k, s*H, s*W]: one kernel for each output pixel and group.
         """
-        logits = F.pixel_shuffle(logits, self.scale_factor)
+        logits = pixel_shuffle(logits, self.scale_factor)
         kernels = logits.unflatten(1, (self.up_group, self.up_kernel**2))  # [N, G, k*k, s*H, s*W]
         return kernels.softmax(dim=2).flatten(1, 2)
 
@@ -137,6 +137,14 @@ class CARAFE(BaseModule):
     def extra_repr(self) -> str:
         """The sizes, as the constructor takes them."""
         return ", ".join(f"{name}={getattr(self, name)}" for name in self.__constants__)
+
+
+def pixel_shuffle(x: Tensor, scale: int) -> Tensor:
+    """``F.pixel_shuffle`` that can also send a gradient back through an empty batch, which torch's cannot."""
+    if x.numel() == 0:
+        N, C, H, W = x.shape
+        return x.reshape(N, C // scale**2, scale * H, scale * W)
+    return F.pixel_shuffle(x, scale)
 
 
 def _norm_act(channels: int, norm_cfg: dict | None, act_cfg: dict | None) -> nn.Sequential:

@@ -4,7 +4,9 @@
 from mmdet.models.roi_heads import mask_heads
 from mmdet.registry import MODELS
 
-from mmcarafe.layers import build_upsample
+from mmcarafe.layers import UpsampleConfigError, build_upsample
+
+from .upsample import by_name
 
 # mmdet builds these itself, and draws their random weights in its own order
 _MMDET_TYPES = (None, "deconv", "nearest", "bilinear")
@@ -13,20 +15,29 @@ _MMDET_TYPES = (None, "deconv", "nearest", "bilinear")
 class SelectMaskUpsample:
     """Mixin in front of an mmdet mask head with FCNMaskHead's constructor."""
 
-    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
-        cfg = dict(type="deconv", scale_factor=2) if upsample_cfg is None else dict(upsample_cfg)
-        kind = cfg.pop("type", None)
+    def __init__(self, *args, **kwargs) -> None:
+        kwargs = by_name(super().__init__, args, kwargs)
+        cfg = dict(kwargs.pop("upsample_cfg", None) or dict(type="deconv", scale_factor=2))
+        if "type" not in cfg:
+            raise UpsampleConfigError(f"a mask head's upsample_cfg needs a type (or type=None), got {cfg}")
+        kind = cfg.pop("type")
         scale_factor = cfg.pop("scale_factor", 2)
         if kind in _MMDET_TYPES and not cfg:
-            super().__init__(*args, upsample_cfg=dict(type=kind, scale_factor=scale_factor), **kwargs)
+            super().__init__(upsample_cfg=dict(type=kind, scale_factor=scale_factor), **kwargs)
             return
-        super().__init__(*args, upsample_cfg=dict(type=None, scale_factor=scale_factor), **kwargs)
+        super().__init__(upsample_cfg=dict(type=None, scale_factor=scale_factor), **kwargs)
         # the parent's forward puts a ReLU behind the method it knows as deconv
         self.upsample_method = kind
         self.upsample_cfg = dict(type=kind, **cfg)
         self.upsample = build_upsample(
             dict(type=kind, **cfg), self.conv_logits.in_channels, scale_factor, MODELS
         )
+
+    def init_weights(self) -> None:
+        """mmdet's initialisation, then the upsampler's own, which a parent may have painted over."""
+        super().init_weights()
+        if hasattr(self.upsample, "init_weights"):
+            self.upsample.init_weights()
 
 
 @MODELS.register_module(force=True)

@@ -4,10 +4,11 @@
 from mmdet.models import necks
 from mmdet.registry import MODELS
 from mmengine.model import ModuleList
+from torch import Tensor
 
 from mmcarafe.layers import build_upsample
 
-from .upsample import SelectUpsample
+from .upsample import SelectUpsample, by_name, crop_to
 
 
 @MODELS.register_module(force=True)
@@ -53,14 +54,19 @@ class FPN_CARAFE(necks.FPN_CARAFE):  # noqa: N801  mmdet's name
         [(1, 4, 24, 24), (1, 4, 12, 12), (1, 4, 6, 6)]
     """
 
-    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
+    def __init__(self, *args, **kwargs) -> None:
+        kwargs = by_name(super().__init__, args, kwargs)
+        upsample_cfg = kwargs.pop("upsample_cfg", None) or dict(type="carafe")
         # nearest has no parameters: it only makes the parent count the upsamplers it needs
-        super().__init__(*args, upsample_cfg=dict(type="nearest"), **kwargs)
+        super().__init__(upsample_cfg=dict(type="nearest"), **kwargs)
         channels = self.lateral_convs[0].out_channels
         self.upsample_modules = ModuleList(
-            build_upsample(upsample_cfg or dict(type="carafe"), channels, 2, MODELS)
-            for _ in self.upsample_modules
+            build_upsample(upsample_cfg, channels, 2, MODELS) for _ in self.upsample_modules
         )
+
+    def slice_as(self, src: Tensor, dst: Tensor) -> Tensor:
+        """Cut ``src`` to the height and width of ``dst``; a ValueError names both where that cannot be."""
+        return crop_to(src, dst.shape[2:])
 
     def init_weights(self) -> None:
         """mmdet's Xavier for all convolutions, then each upsampler's own initialisation."""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a component of mmdet takes another upsampler without a copy of its ``forward``."""
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 
 import torch.nn.functional as F
 from mmdet.registry import MODELS
@@ -58,12 +59,18 @@ class InterpolateWith(TorchFunctionMode):
         if self.calls > len(self.modules):
             raise RuntimeError(f"forward interpolates more often than its {len(self.modules)} upsamplers")
         x = self.modules[self.calls - 1](args[0])
-        return crop_to(x, kwargs["size"])
+        size = args[1] if len(args) > 1 else kwargs.get("size")
+        return x if size is None else crop_to(x, size)
 
     def __exit__(self, exc_type, exc_value, traceback):
         super().__exit__(exc_type, exc_value, traceback)
         if exc_type is None and self.calls < len(self.modules):
             raise RuntimeError(f"forward used {self.calls} of its {len(self.modules)} upsamplers")
+
+
+def by_name(constructor: Callable, args: tuple, kwargs: dict) -> dict:
+    """Arguments of a bound constructor by name, those given by position included."""
+    return {**dict(zip(inspect.signature(constructor).parameters, args, strict=False)), **kwargs}
 
 
 class SelectUpsample:
@@ -73,10 +80,12 @@ class SelectUpsample:
     upsampler from :func:`mmcarafe.layers.build_upsample` for each step; a neck states ``upsample_channels``.
     """
 
-    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
-        upsample_cfg = upsample_cfg or dict(mode="nearest")
+    def __init__(self, *args, **kwargs) -> None:
+        kwargs = by_name(super().__init__, args, kwargs)
+        upsample_cfg = dict(kwargs.pop("upsample_cfg", None) or dict(mode="nearest"))
         selected = upsample_cfg.get("type") is not None
-        super().__init__(*args, upsample_cfg=dict(mode="nearest") if selected else upsample_cfg, **kwargs)
+        plain = {name: value for name, value in upsample_cfg.items() if name != "type"}
+        super().__init__(upsample_cfg=dict(mode="nearest") if selected else plain, **kwargs)
         self.upsample_modules = ModuleList(
             build_upsample(upsample_cfg, channels, 2, MODELS)
             for channels in (self.upsample_channels() if selected else [])

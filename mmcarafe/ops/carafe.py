@@ -153,7 +153,9 @@ def _gradients(grad_first, grad_second):
 
 def _autocast(device: str, op):
     def kernel(features, masks, k, groups, scale):
-        dtype = torch.get_autocast_dtype(device)
+        # as torch's own rules do, leave float64 alone
+        wide = torch.float64 in (features.dtype, masks.dtype)
+        dtype = torch.float64 if wide else torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
             return op(features.to(dtype), masks.to(dtype), k, groups, scale)
 

@@ -83,7 +83,8 @@ def grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int) 
             for t, (dy, dx) in enumerate(product(range(k), repeat=2)):
                 window = x_grad[n, ..., y + dy : y + dy + h, dx : dx + W]
                 window.addcmul_(g_ij, m_ij[:, :, t, None])
-    return x_grad[..., r : r + H, r : r + W].to(grad.dtype).reshape(N, C, H, W)
+    inner = x_grad[..., r : r + H, r : r + W].reshape(N, C, H, W)
+    return torch.empty_like(inner, dtype=grad.dtype, memory_format=torch.contiguous_format).copy_(inner)
 
 
 def grad_masks(grad: Tensor, features: Tensor, k: int, groups: int, scale: int) -> Tensor:

@@ -13,23 +13,22 @@ void grad_masks(const Sizes& z, const void* first, const void* second, void* res
   const S* features = static_cast<const S*>(second);
   S* out = static_cast<S*>(result);
   const int64_t kk = z.k * z.k, ss = z.s * z.s, plane = z.H * z.W, Cg = z.C / z.G;
-  const int64_t width = L + z.k - 1;
-  Buffer<A> g(Cg * ss * L), zeros(width), copies(Cg * z.k * width);
-  Buffer<const A*> rows(Cg * z.k);
+  Buffer<A> g(Cg * ss * L);
+  SourceRows<A, S> source(Cg, z);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t y = item % z.H, ng = item / z.H;
+    source.move_to(features + ng * Cg * plane, Cg, y);
     for (int64_t x = 0; x < z.W; x += L) {
       const int64_t n = z.W - x < L ? z.W - x : L;
-      for (int64_t c = 0; c < Cg; ++c) {
+      for (int64_t c = 0; c < Cg; ++c)
         split_subpixels(g + c * ss * L, L, L, grad + (ng * Cg + c) * ss * plane + y * ss * z.W, x, z);
-        source_rows<A>(rows + c * z.k, copies + c * z.k * width, zeros, features + (ng * Cg + c) * plane, y, x, z);
-      }
       for (int64_t dy = 0; dy < z.k; ++dy) {
         for (int64_t dx = 0; dx < z.k; dx += D) {
+          const A* from = source.row(dy) + x + dx;
           for (int64_t b = 0; b < ss; b += B) {
             Vector<A> sum[D][B] = {};
             for (int64_t c = 0; c < Cg; ++c) {
-              const A* row = rows[c * z.k + dy] + dx;
+              const A* row = from + c * source.stride();
               Vector<A> v[B];
 #pragma GCC unroll 8
               for (int i = 0; i < B; ++i) v[i] = load(g + (c * ss + b + i) * L);

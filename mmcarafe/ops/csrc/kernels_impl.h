@@ -76,42 +76,59 @@ MMCARAFE_INLINE void join_subpixels(S* out, const Vector<A> (&v)[B], int64_t b0,
   }
 }
 
-// Where k rows of a padded map can be read from x - r on, for a block of lanes starting at x: in place where
-// the block lies inside the map, from a copy with zeros around it otherwise.
+// The k source rows around row y of some maps, converted and with zeros around them, kept from one y to the next.
 template <typename A, typename S>
-MMCARAFE_INLINE void source_rows(const A** rows, A* copies, const A* zeros, const S* map, int64_t y, int64_t x,
-                                 const Sizes& z) {
-  const int64_t r = z.k / 2, width = kLanes<A> + z.k - 1;
-  const bool inside = x >= r && x - r + width <= z.W;
-  for (int64_t dy = 0; dy < z.k; ++dy) {
-    const int64_t row = y + dy - r;
-    if (row < 0 || row >= z.H) {
-      rows[dy] = zeros;
-      continue;
-    }
-    if constexpr (std::is_same_v<A, S>) {
-      if (inside) {
-        rows[dy] = map + row * z.W + x - r;
-        continue;
+class SourceRows {
+ public:
+  SourceRows(int64_t maps, const Sizes& z)
+      : z_(z), width_((z.W + kLanes<A> - 1) / kLanes<A> * kLanes<A> + z.k - 1), rows_(maps * z.k * width_) {}
+
+  // Makes rows y - r .. y + r of the maps readable.
+  void move_to(const S* first_map, int64_t maps, int64_t y) {
+    const int64_t r = z_.k / 2;
+    const bool next = first_map == map_ && y == y_ + 1;
+    for (int64_t row = next ? y + r : y - r; row <= y + r; ++row) {
+      const bool inside = row >= 0 && row < z_.H;
+      for (int64_t c = 0; c < maps; ++c) {
+        A* to = rows_ + c * stride() + slot(row);
+        // a row that ends before it starts is all padding
+        copy_padded(to, width_, first_map + (c * z_.H + (inside ? row : 0)) * z_.W, -r, inside ? z_.W : 0);
       }
     }
-    copy_padded(copies + dy * width, width, map + row * z.W, x - r, z.W);
-    rows[dy] = copies + dy * width;
+    map_ = first_map;
+    y_ = y;
   }
-}
 
-// sum[c][b] of a block: B sub-pixels of C channels, all k*k terms.
+  // Row y + dy - r of the first map, from x = -r on.
+  const A* row(int64_t dy) { return rows_ + slot(y_ + dy - z_.k / 2); }
+  // From a map to the next.
+  int64_t stride() const { return z_.k * width_; }
+
+ private:
+  int64_t slot(int64_t row) const { return (row + z_.k) % z_.k * width_; }
+
+  const Sizes& z_;
+  const int64_t width_;
+  Buffer<A> rows_;
+  const S* map_ = nullptr;
+  int64_t y_ = 0;
+};
+
+// sum[c][b] of a block of lanes at x: B sub-pixels of C channels, all k*k terms.
 template <typename A, int K, int C, int B>
-MMCARAFE_INLINE void reassemble(Vector<A> (&sum)[C][B], const A* const* rows, const A* masks, const Sizes& z) {
+MMCARAFE_INLINE void reassemble(Vector<A> (&sum)[C][B], const A* const* rows, int64_t stride, const A* masks,
+                                const Sizes& z) {
   constexpr int64_t L = kLanes<A>;
   const int64_t k = K ? K : z.k, step = z.s * z.s * L;
   for (int c = 0; c < C; ++c)
     for (int b = 0; b < B; ++b) sum[c][b] = Vector<A>{};
   for (int64_t dy = 0; dy < k; ++dy) {
+    const A* row = rows[dy];
+#pragma GCC unroll 8
     for (int64_t dx = 0; dx < k; ++dx) {
       Vector<A> x[C];
 #pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) x[c] = load(rows[c * k + dy] + dx);
+      for (int c = 0; c < C; ++c) x[c] = load(row + c * stride + dx);
 #pragma GCC unroll 8
       for (int b = 0; b < B; ++b) {
         const Vector<A> m = load(masks + b * L);
@@ -132,45 +149,43 @@ void forward(const Sizes& z, const void* first, const void* second, void* result
   const S* masks = static_cast<const S*>(second);
   S* out = static_cast<S*>(result);
   const int64_t kk = z.k * z.k, ss = z.s * z.s, plane = z.H * z.W, Cg = z.C / z.G;
-  const int64_t blocks = (z.W + L - 1) / L, chunks = channel_chunks(z), width = L + z.k - 1;
-  Buffer<A> packed(blocks * kk * ss * L), zeros(width), copies(CB * z.k * width);
-  Buffer<const A*> rows(CB * z.k);
-  int64_t packed_row = -1;
+  const int64_t blocks = (z.W + L - 1) / L, chunks = channel_chunks(z);
+  const int64_t largest = Cg < kChannels ? Cg : kChannels;
+  Buffer<A> packed(blocks * kk * ss * L);
+  SourceRows<A, S> source(largest, z);
+  Buffer<const A*> rows(z.k);
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t chunk = item % chunks, row = item / chunks;  // row: (n, g, y)
-    const int64_t y = row % z.H, ng = row / z.H, channel = ng * Cg;
-    if (row != packed_row) {
-      for (int64_t block = 0; block < blocks; ++block)
-        for (int64_t t = 0; t < kk; ++t)
-          split_subpixels(packed + (block * kk + t) * ss * L, L, L,
-                          masks + (ng * kk + t) * ss * plane + y * ss * z.W, block * L, z);
-      packed_row = row;
-    }
-    const int64_t c_end = (chunk + 1) * kChannels < Cg ? (chunk + 1) * kChannels : Cg;
+    const int64_t y = item % z.H, chunk = item / z.H % chunks, ng = item / z.H / chunks;
+    const int64_t c_begin = chunk * kChannels, count = Cg - c_begin < kChannels ? Cg - c_begin : kChannels;
+    const int64_t channel = ng * Cg + c_begin;
+    source.move_to(features + channel * plane, count, y);
+    for (int64_t block = 0; block < blocks; ++block)
+      for (int64_t t = 0; t < kk; ++t)
+        split_subpixels(packed + (block * kk + t) * ss * L, L, L,
+                        masks + (ng * kk + t) * ss * plane + y * ss * z.W, block * L, z);
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t x = block * L, n = z.W - x < L ? z.W - x : L;
-      for (int64_t c = chunk * kChannels; c < c_end;) {
-        const int64_t count = c + CB <= c_end ? CB : 1;
-        for (int64_t i = 0; i < count; ++i)
-          source_rows<A>(rows + i * z.k, copies + i * z.k * width, zeros, features + (channel + c + i) * plane,
-                         y, x, z);
-        for (int64_t b = 0; b < ss; b += B) {
-          const A* m = packed + (block * kk * ss + b) * L;
-          S* target = out + (channel + c) * ss * plane + y * ss * z.W + z.s * x;
-          if (count == CB) {
-            Vector<A> sum[CB][B];
-            reassemble<A, K, CB, B>(sum, rows, m, z);
-            for (int i = 0; i < CB; ++i)
-              join_subpixels<S, A, B>(target + i * ss * plane, sum[i], b, n, z);
-          } else {
-            Vector<A> sum[1][B];
-            reassemble<A, K, 1, B>(sum, rows, m, z);
-            join_subpixels<S, A, B>(target, sum[0], b, n, z);
-          }
+      for (int64_t b = 0; b < ss; b += B) {
+        const A* m = packed + (block * kk * ss + b) * L;
+        S* target = out + channel * ss * plane + y * ss * z.W + z.s * x;
+        int64_t c = 0;
+        for (; c + CB <= count; c += CB) {
+          for (int64_t dy = 0; dy < z.k; ++dy) rows[dy] = source.row(dy) + c * source.stride() + x;
+          Vector<A> sum[CB][B];
+          reassemble<A, K, CB, B>(sum, rows, source.stride(), m, z);
+#pragma GCC unroll 8
+          for (int i = 0; i < CB; ++i)
+            join_subpixels<S, A, B>(target + (c + i) * ss * plane, sum[i], b, n, z);
         }
-        c += count;
+        for (; c < count; ++c) {
+          for (int64_t dy = 0; dy < z.k; ++dy) rows[dy] = source.row(dy) + c * source.stride() + x;
+          Vector<A> sum[1][B];
+          reassemble<A, K, 1, B>(sum, rows, source.stride(), m, z);
+          join_subpixels<S, A, B>(target + c * ss * plane, sum[0], b, n, z);
+        }
       }
     }
   }
 }
+
 }  // namespace mmcarafe::MMCARAFE_VARIANT
