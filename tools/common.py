@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
@@ -84,7 +85,11 @@ def check_checkpoint(model: nn.Module, path: str) -> None:
     """Raise InputError unless the checkpoint holds exactly the model's parameters and buffers."""
     if "://" not in path and not Path(path).is_file():
         raise InputError(f"checkpoint {path} does not exist")
-    checkpoint = _load_checkpoint(path, map_location="cpu")
+    try:
+        checkpoint = _load_checkpoint(path, map_location="cpu")
+    except (UnpicklingError, EOFError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise InputError(f"checkpoint {path} cannot be read as weights ({reason})") from error
     theirs = checkpoint.get("state_dict", checkpoint)
     ours = model.state_dict()
     missing = [key for key in ours if key not in theirs]

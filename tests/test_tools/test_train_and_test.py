@@ -152,8 +152,12 @@ def test_checkpoint_of_another_architecture_is_refused(trained, toy):
             cwd=toy, match="was made by another architecture")  # fmt: skip
 
 
-def test_missing_checkpoint_is_named(toy):
+def test_missing_or_unreadable_checkpoint_is_named(toy):
     refused("test.py", CONFIG, "gone.pth", cwd=toy, match="checkpoint gone.pth does not exist")
+    (toy / "half.pth").write_bytes(b"PK half a checkpoint")
+    refused("test.py", CONFIG, "half.pth", cwd=toy, match="checkpoint half.pth cannot be read as weights")
+    torch.save({"state_dict": {}, "code": eval}, toy / "code.pth")
+    refused("test.py", CONFIG, "code.pth", cwd=toy, match="checkpoint code.pth cannot be read as weights")
 
 
 def test_report_without_a_run_says_so(toy, tmp_path):
