@@ -5,11 +5,24 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.errors import CompileError
 
 try:  # an isolated build has no torch: the package then installs without its CPU kernels
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError:
     BuildExtension = CppExtension = None
+else:
+
+    class OptionalBuild(BuildExtension):
+        """Reports a failed build the way setuptools expects of an optional extension."""
+
+        def build_extension(self, ext):
+            """Build one extension; without a working compiler the package installs without it."""
+            try:
+                super().build_extension(ext)
+            except (RuntimeError, OSError) as error:
+                raise CompileError(str(error)) from error
+
 
 ROOT = Path(__file__).parent
 VERSION = re.search(
@@ -35,7 +48,7 @@ def cpu_kernels() -> dict:
         extra_link_args=["-fopenmp"],
         optional=True,
     )
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension}}
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": OptionalBuild}}
 
 
 setup(

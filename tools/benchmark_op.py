@@ -15,6 +15,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -69,29 +70,30 @@ def reuse_memory() -> None:
     libc.mallopt(m_trim_threshold, one_tebibyte)
 
 
-def our_rows(inputs: Inputs) -> dict[str, Callable[[], Tensor]]:
+Row = tuple[str | None, Callable[[], Tensor]]  # implementation of the operator, if it is ours, and the call
+
+
+def our_rows(inputs: Inputs) -> dict[str, Row]:
     """The operator with each implementation this machine has."""
 
-    def row(name: str) -> Callable[[], Tensor]:
-        def call() -> Tensor:
-            with use_cpu_implementation(name):
-                return carafe(inputs.features, inputs.masks, inputs.k, 1, inputs.scale)
+    def call() -> Tensor:
+        return carafe(inputs.features, inputs.masks, inputs.k, 1, inputs.scale)
 
-        return call
-
-    return {f"mmcarafe {name}": row(name) for name in cpu_implementations()}
+    return {f"mmcarafe {name}": (name, call) for name in cpu_implementations()}
 
 
-def seconds(call: Callable[[], Tensor], grad: Tensor | None) -> float:
+def seconds(row: Row, grad: Tensor | None = None) -> float:
     """Wall time of one call, with its backward pass if there is a gradient to send back."""
-    start = time.perf_counter()
-    out = call()
-    if grad is not None:
-        out.backward(grad)
-    return time.perf_counter() - start
+    name, call = row
+    with use_cpu_implementation(name) if name else nullcontext():
+        start = time.perf_counter()
+        out = call()
+        if grad is not None:
+            out.backward(grad)
+        return time.perf_counter() - start
 
 
-def extra_memory(call: Callable[[], Tensor]) -> int | None:
+def extra_memory(row: Row) -> int | None:
     """Peak bytes of a forward call beyond its output, from the kernel's high-water mark; Linux only."""
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
@@ -103,9 +105,11 @@ def extra_memory(call: Callable[[], Tensor]) -> int | None:
                 return int(line.split()[1]) * 1024
         raise RuntimeError(f"/proc/self/status has no {field}")
 
-    before = status("VmRSS")
-    reset.write_text("5")
-    out = call()
+    name, call = row
+    with use_cpu_implementation(name) if name else nullcontext():
+        before = status("VmRSS")
+        reset.write_text("5")
+        out = call()
     return max(0, status("VmHWM") - before - out.numel() * out.element_size())
 
 
@@ -116,17 +120,18 @@ def measure(shape: str, args: argparse.Namespace) -> list[dict]:
         inputs = Inputs.draw(SHAPES[shape], args.layout, requires_grad=backward)
         rows = our_rows(inputs)
         if args.peers != "none":
-            rows |= replaced_rows(inputs)
+            rows |= {name: (None, call) for name, call in replaced_rows(inputs).items()}
         if args.peers in ("eager", "all"):
-            rows |= eager_rows(inputs, compiled=args.peers == "all")
+            compiled = args.peers == "all"
+            rows |= {name: (None, call) for name, call in eager_rows(inputs, compiled).items()}
         grad = inputs.output_grad() if backward else None
         times = {name: [] for name in rows}
-        for call in rows.values():
-            seconds(call, grad)
+        for row in rows.values():
+            seconds(row, grad)
         for _ in range(args.rounds):
-            for name, call in rows.items():
-                times[name].append(seconds(call, grad) * 1e3)
-        for name, call in rows.items():
+            for name, row in rows.items():
+                times[name].append(seconds(row, grad) * 1e3)
+        for name, row in rows.items():
             results.append(
                 dict(
                     shape=shape,
@@ -135,7 +140,7 @@ def measure(shape: str, args: argparse.Namespace) -> list[dict]:
                     ms=median(times[name]),
                     least=min(times[name]),
                     most=max(times[name]),
-                    extra_mb=None if backward else _megabytes(extra_memory(call)),
+                    extra_mb=None if backward else _megabytes(extra_memory(row)),
                     output_mb=_megabytes(inputs.output_bytes),
                     gflops=inputs.flops / median(times[name]) / 1e6 if name.startswith("mmcarafe") else None,
                 )
@@ -151,7 +156,7 @@ def matmul_gflops(rounds: int) -> float:
     """What the machine reaches in a product of two 2048 x 2048 matrices of float32."""
     a = torch.randn(2048, 2048)
     a @ a
-    times = [seconds(lambda: a @ a, None) for _ in range(rounds)]
+    times = [seconds((None, lambda: a @ a)) for _ in range(rounds)]
     return 2 * 2048**3 / median(times) / 1e9
 
 

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 
+import torch
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint
@@ -91,7 +94,7 @@ def check_checkpoint(model: nn.Module, path: str) -> None:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise InputError(f"checkpoint {path} cannot be read as weights ({reason})") from error
     theirs = checkpoint.get("state_dict", checkpoint)
-    ours = model.state_dict()
+    ours = unwrap(model).state_dict()
     missing = [key for key in ours if key not in theirs]
     unknown = [key for key in theirs if key not in ours]
     shapes = [key for key in ours if key in theirs and ours[key].shape != theirs[key].shape]
@@ -111,8 +114,23 @@ def check_checkpoint(model: nn.Module, path: str) -> None:
         )
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """The detector inside wrappers for distribution and for test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
 def build_runner(cfg: Config) -> Runner:
-    """mmengine's runner, or the class the config names."""
+    """mmengine's runner, or the class the config names; several processes work on CPUs too."""
+    if cfg.launcher == "pytorch" and get_device() == "cpu":
+        # mmengine would select a CUDA device for each process
+        torch.distributed.init_process_group("gloo")
+        cfg.model_wrapper_cfg = dict(
+            type="MMDistributedDataParallel",
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get("find_unused_parameters", False),
+        )
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
 
 

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 CONFIG=${1:-configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py}
-WORK=work_dirs/$(basename "$CONFIG" .py)
+WORK=work_dirs/quickstart/$(basename "$CONFIG" .py)
 DATA=data/shapes
 
 fail() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
@@ -27,9 +27,10 @@ say "data set (about 10 s)"
 python tools/make_shapes_dataset.py "$DATA"
 
 mkdir -p "$WORK"
-stamp=$(cat configs/_base_/*.py configs/carafe/*_shapes.py "$DATA"/annotations/*.json | cksum)
+stamp=$(cat "$CONFIG" configs/_base_/*.py configs/carafe/*_shapes.py "$DATA"/annotations/*.json | cksum)
 if [ "$(cat "$WORK/.stamp" 2>/dev/null)" != "$stamp" ]; then
-    rm -rf "$WORK"
+    # made from other configs or data: start over
+    if [ -f "$WORK/.stamp" ]; then rm -rf "$WORK"; fi
     mkdir -p "$WORK"
     echo "$stamp" >"$WORK/.stamp"
 fi
@@ -43,7 +44,7 @@ else
         python tools/train.py "$CONFIG" --work-dir "$WORK" --resume
     touch "$WORK/.trained"
 fi
-checkpoint=$(cat "$WORK/last_checkpoint")
+checkpoint=$WORK/$(basename "$(cat "$WORK/last_checkpoint")")
 
 if [ -f "$WORK/.evaluated" ]; then
     say "evaluation: already done"

@@ -56,7 +56,10 @@ def draw(cfg: Config, checkpoint: str, path: Path, images: int, score_thr: float
     classes = dataset.metainfo["classes"]
     palette = np.array(dataset.metainfo["palette"]) / 255
     # images with the most objects show the most
-    chosen = sorted(range(len(dataset)), key=lambda i: -len(dataset.get_data_info(i)["instances"]))[:images]
+    chosen = sorted(range(len(dataset)), key=lambda i: -len(dataset.get_data_info(i)["instances"]))[
+        : max(1, images)
+    ]
+    images = len(chosen)
     figure, axes = plt.subplots(2, images, figsize=(2.4 * images, 5.2), squeeze=False, layout="constrained")
     for column, index in zip(axes.T, chosen, strict=True):
         info = dataset.get_data_info(index)
@@ -93,7 +96,8 @@ def main() -> None:
     last = work_dir / "last_checkpoint"
     if not last.is_file():
         raise InputError(f"{work_dir} holds no checkpoint; train first with --work-dir {work_dir}")
-    checkpoint = last.read_text().strip()
+    # mmengine wrote an absolute path; the folder may have moved since
+    checkpoint = str(work_dir / Path(last.read_text().strip()).name)
     metrics, metrics_file = newest_metrics(work_dir)
     picture = work_dir / "predictions.png"
     draw(cfg, checkpoint, picture, args.images, args.score_thr)

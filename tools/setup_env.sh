@@ -18,8 +18,9 @@ export MAX_JOBS=${MAX_JOBS:-$(nproc)}
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:-python3 python3.11 python3.12 python3.10}; do
+    local candidate candidates=(python3 python3.11 python3.12 python3.10)
+    if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); fi
+    for candidate in "${candidates[@]}"; do
         if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
             echo "$candidate"; return
         fi
@@ -51,14 +52,19 @@ explain() {  # <step>: one sentence for the causes we know, the log for the othe
     fail "$1 failed; the whole output is in $LOG"
 }
 
-step() {  # <number> <title> <usual time> <command ...>
+step() {  # <number> <title> <usual time> <command ...>; errexit is off in the command: it must chain with &&
     local started=$SECONDS title=$2
     printf 'setup [%s/6] %s (usually %s) ... ' "$1" "$title" "$3"
     "${@:4}" >"$LOG" 2>&1 </dev/null || { echo failed; explain "$title"; }
     printf 'done in %d s\n' $((SECONDS - started))
 }
 
-make_venv() { "$python" -m venv "$VENV"; }
+version_of() { "$1" -c 'import sys; print(sys.version_info[:2])' 2>/dev/null; }
+make_venv() {
+    local clear=()
+    if [ "$(version_of "$VENV/bin/python")" != "$(version_of "$python")" ]; then clear=(--clear); fi
+    "$python" -m venv "${clear[@]}" "$VENV"
+}
 export PATH="$VENV/bin:$PATH"  # torch's build helper looks for pip's ninja there
 pip_install() { "$VENV/bin/python" -m pip install "$@"; }
 
@@ -85,42 +91,50 @@ mmcv_wheel() {  # <folder for the wheel>
 MMCV_CFLAGS="-O3 -DNDEBUG -fwrapv -g0 -w"
 
 build_mmcv() {  # <folder for the wheel>
-    local headers; headers=$(mktemp -d)
+    local headers status=0; headers=$(mktemp -d)
     export MMCV_WITH_OPS=1
-    if [ "$gpu" = cuda ]; then
-        export FORCE_CUDA=1
-        mmcv_wheel "$1"
+    if [ "$2" = cuda ]; then
+        FORCE_CUDA=1 mmcv_wheel "$1" || status=1
     else
         # without nvcc the CUDA sources cannot be built: hide the GPU from mmcv's setup.py
         export CUDA_VISIBLE_DEVICES=
-        if precompile_torch_header "$headers" \
-            && CFLAGS="$MMCV_CFLAGS -I$headers -include torch/types.h" mmcv_wheel "$1"; then :
-        else
+        if ! { precompile_torch_header "$headers" \
+            && CFLAGS="$MMCV_CFLAGS -I$headers -include torch/types.h" mmcv_wheel "$1"; }; then
             echo "the build with a precompiled header failed; trying the plain one"
-            mmcv_wheel "$1"
+            mmcv_wheel "$1" || status=1
         fi
     fi
     rm -rf "$headers"
+    return $status
+}
+
+device_kind() {  # cuda where a GPU, a CUDA build of torch and its nvcc are all there
+    local cuda
+    cuda=$("$VENV/bin/python" -c 'import torch; print(torch.version.cuda or "")')
+    if [ -n "$cuda" ] && nvidia-smi -L >/dev/null 2>&1; then
+        if nvcc --version 2>/dev/null | grep -q "release ${cuda%%.*}\."; then echo cuda; return; fi
+        echo "a GPU, but no nvcc of CUDA ${cuda%%.*}: mmcv's operators are built for the CPU only" >&2
+    fi
+    echo cpu
 }
 
 install_mmcv() {
-    local wheels
+    local wheels kind; kind=$(device_kind)
     # A wheel fits one mmcv, torch build, Python, platform and device kind, so those name its folder.
     wheels=$CACHE/wheels/$("$VENV/bin/python" -c "
 import sys, sysconfig, torch
-print('$MMCV_PIN-torch{}-cp{}{}-{}-$gpu'.format(torch.__version__, *sys.version_info[:2], sysconfig.get_platform()))")
+print('$MMCV_PIN-torch{}-cp{}{}-{}-$kind'.format(torch.__version__, *sys.version_info[:2], sysconfig.get_platform()))")
     if ! compgen -G "$wheels/*.whl" >/dev/null; then
-        mkdir -p "$wheels"
-        local building; building=$(mktemp -d -p "$wheels")
-        build_mmcv "$building"
-        mv "$building"/*.whl "$wheels/"
+        local building
+        mkdir -p "$wheels" && building=$(mktemp -d -p "$wheels") || return
+        build_mmcv "$building" "$kind" && mv "$building"/*.whl "$wheels/" || return
         rm -rf "$building"
     fi
     pip_install --no-deps --force-reinstall "$wheels"/*.whl
 }
 
 install_torch() {
-    pip_install -r requirements/torch.txt
+    pip_install -r requirements/torch.txt || return
     # torchvision fetches ImageNet weights for COCO training; its wheels fit the registry's own torch
     # builds only, which on x86-64 are the CUDA ones.
     if "$VENV/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
@@ -129,12 +143,12 @@ install_torch() {
 }
 
 install_package() {
-    pip_install --no-deps -r <(grep -v '^mmcv' requirements/openmmlab.txt)
-    pip_install --no-deps --no-build-isolation -e .
-    "$VENV/bin/python" -c "import mmcv.ops, mmdet, mmcarafe.models"
+    pip_install --no-deps -r <(grep -v '^mmcv' requirements/openmmlab.txt) \
+        && pip_install --no-deps --no-build-isolation -e . \
+        && (cd / && "$VENV/bin/python" -c "import mmcv.ops, mmdet, mmcarafe.models")
 }
 
-fingerprint=$(cat requirements/*.txt setup.py pyproject.toml mmcarafe/ops/csrc/* "${BASH_SOURCE[0]}" | cksum | tr -d ' ')-$PWD
+fingerprint=$(cat requirements/*.txt setup.py pyproject.toml mmcarafe/ops/csrc/* tools/setup_env.sh | cksum | tr -d ' ')-$PWD
 if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$fingerprint" ]; then exit 0; fi
 
 exec 9>.setup.lock
@@ -144,11 +158,6 @@ if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$fingerprint" ]; then exit 0; fi
 python=$(find_python)
 check_machine "$python"
 MMCV_PIN=$(grep '^mmcv==' requirements/openmmlab.txt)
-gpu=cpu
-if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
-    if command -v nvcc >/dev/null; then gpu=cuda
-    else echo "setup: a GPU but no nvcc: mmcv's operators will run on the CPU only; install the CUDA toolkit to train on the GPU"; fi
-fi
 
 echo "setup: making $VENV with $("$python" --version), $(nproc) cores; 4 to 6 minutes on 2 cores, most of it compiling mmcv"
 mkdir -p "$VENV"; rm -f "$STAMP"

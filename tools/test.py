@@ -60,7 +60,7 @@ def main() -> None:
         use_tta(cfg)
     check_data(cfg, "test")
     runner = build_runner(cfg)
-    check_checkpoint(runner.model.module if args.tta else runner.model, args.checkpoint)
+    check_checkpoint(runner.model, args.checkpoint)
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     runner.test()

@@ -49,5 +49,4 @@ param_scheduler = [
     ),
 ]
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=2))
-env_cfg = dict(dist_cfg=dict(backend="gloo"))
 randomness = dict(seed=0)

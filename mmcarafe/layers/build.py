@@ -4,25 +4,15 @@
 import inspect
 from difflib import get_close_matches
 
-from mmcv.cnn.bricks.upsample import (
-    PixelShufflePack,
-)  # the module also registers nearest, bilinear and deconv
 from mmengine.registry import MODELS, Registry
-from torch import Tensor, nn
+from torch import nn
 
-from .carafe import CARAFE, pixel_shuffle
+from .carafe import CARAFE
+from .pixel_shuffle import pixel_shuffle_pack
 
 
 class UpsampleConfigError(ValueError):
     """An ``upsample_cfg`` names no known type, or arguments that its type does not take."""
-
-
-class PixelShuffle(PixelShufflePack):
-    """mmcv's convolution and pixel shuffle, for empty batches too."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tensor[N, C, H, W] -> Tensor[N, C, scale_factor * H, scale_factor * W]."""
-        return pixel_shuffle(self.upsample_conv(x), self.scale_factor)
 
 
 def _deconv(channels: int, scale: int, cfg: dict) -> dict:
@@ -62,7 +52,7 @@ _ARGUMENTS = {
 }
 # Served by our modules instead of what is registered: mmcv's carafe layer, which has the same arguments and
 # parameters, is CUDA only.
-_OURS = {"carafe": CARAFE, "pixel_shuffle": PixelShuffle}
+_OURS = {"carafe": lambda: CARAFE, "pixel_shuffle": pixel_shuffle_pack}
 
 
 def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Registry = MODELS) -> nn.Module:
@@ -104,7 +94,7 @@ def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Regist
     try:
         inspect.signature(module).bind(**arguments)
         return module(**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError) as error:
         takes = ", ".join(name for name in inspect.signature(module).parameters)
         raise UpsampleConfigError(f"upsample_cfg type {kind!r}: {error}; it takes {takes}") from error
 
@@ -112,7 +102,11 @@ def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Regist
 def _lookup(kind, registry: Registry):
     if isinstance(kind, type):
         return kind
-    module = (_OURS.get(kind) or registry.get(kind)) if isinstance(kind, str) else None
+    import mmcv.cnn  # noqa: F401  registers nearest, bilinear and deconv; the layer itself does not need mmcv
+
+    module = None
+    if isinstance(kind, str):
+        module = _OURS[kind]() if kind in _OURS else registry.get(kind)
     if module is None:
         known = (*_ARGUMENTS, "carafe", "CARAFE")
         close = get_close_matches(str(kind), known, n=1, cutoff=0.5)

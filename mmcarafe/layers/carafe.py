@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CARAFE module: predicts a reassembly kernel for each output pixel, then applies it."""
 
-import torch.nn.functional as F
 from mmengine.model import BaseModule, initialize
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmcarafe.ops import carafe
+
+from .pixel_shuffle import pixel_shuffle
 
 # Training starts from a near-uniform average of the neighbourhood (paper, section 3.2).
 INIT_CFG = (
@@ -137,14 +138,6 @@ class CARAFE(BaseModule):
     def extra_repr(self) -> str:
         """The sizes, as the constructor takes them."""
         return ", ".join(f"{name}={getattr(self, name)}" for name in self.__constants__)
-
-
-def pixel_shuffle(x: Tensor, scale: int) -> Tensor:
-    """``F.pixel_shuffle`` that can also send a gradient back through an empty batch, which torch's cannot."""
-    if x.numel() == 0:
-        N, C, H, W = x.shape
-        return x.reshape(N, C // scale**2, scale * H, scale * W)
-    return F.pixel_shuffle(x, scale)
 
 
 def _norm_act(channels: int, norm_cfg: dict | None, act_cfg: dict | None) -> nn.Sequential:

@@ -23,14 +23,17 @@ def allow_mmengine_types() -> None:
     """
     # torch.save writes HistoryBuffer's methods as calls of getattr; the stand-in gives those and no others
     torch.serialization.add_safe_globals([(_history_method, "builtins.getattr")])
-    multiarray = getattr(np, "_core", np.core).multiarray
+    # numpy 2 renamed the module in which numpy 1 and its files have these functions
+    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    for module in ("numpy._core.multiarray", "numpy.core.multiarray"):
+        torch.serialization.add_safe_globals(
+            [(multiarray.scalar, f"{module}.scalar"), (multiarray._reconstruct, f"{module}._reconstruct")]
+        )
     torch.serialization.add_safe_globals(
         [
             HistoryBuffer,
             np.ndarray,
             np.dtype,
-            multiarray.scalar,
-            multiarray._reconstruct,
             np.dtypes.Float64DType,
             np.dtypes.Float32DType,
             np.dtypes.Int64DType,

@@ -16,16 +16,16 @@ class SelectMaskUpsample:
     """Mixin in front of an mmdet mask head with FCNMaskHead's constructor."""
 
     def __init__(self, *args, **kwargs) -> None:
-        kwargs = by_name(super().__init__, args, kwargs)
+        args, kwargs = by_name(super().__init__, args, kwargs)
         cfg = dict(kwargs.pop("upsample_cfg", None) or dict(type="deconv", scale_factor=2))
         if "type" not in cfg:
             raise UpsampleConfigError(f"a mask head's upsample_cfg needs a type (or type=None), got {cfg}")
         kind = cfg.pop("type")
         scale_factor = cfg.pop("scale_factor", 2)
         if kind in _MMDET_TYPES and not cfg:
-            super().__init__(upsample_cfg=dict(type=kind, scale_factor=scale_factor), **kwargs)
+            super().__init__(*args, upsample_cfg=dict(type=kind, scale_factor=scale_factor), **kwargs)
             return
-        super().__init__(upsample_cfg=dict(type=None, scale_factor=scale_factor), **kwargs)
+        super().__init__(*args, upsample_cfg=dict(type=None, scale_factor=scale_factor), **kwargs)
         # the parent's forward puts a ReLU behind the method it knows as deconv
         self.upsample_method = kind
         self.upsample_cfg = dict(type=kind, **cfg)

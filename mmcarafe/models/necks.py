@@ -55,10 +55,10 @@ class FPN_CARAFE(necks.FPN_CARAFE):  # noqa: N801  mmdet's name
     """
 
     def __init__(self, *args, **kwargs) -> None:
-        kwargs = by_name(super().__init__, args, kwargs)
+        args, kwargs = by_name(super().__init__, args, kwargs)
         upsample_cfg = kwargs.pop("upsample_cfg", None) or dict(type="carafe")
         # nearest has no parameters: it only makes the parent count the upsamplers it needs
-        super().__init__(upsample_cfg=dict(type="nearest"), **kwargs)
+        super().__init__(*args, upsample_cfg=dict(type="nearest"), **kwargs)
         channels = self.lateral_convs[0].out_channels
         self.upsample_modules = ModuleList(
             build_upsample(upsample_cfg, channels, 2, MODELS) for _ in self.upsample_modules

@@ -68,9 +68,13 @@ class InterpolateWith(TorchFunctionMode):
             raise RuntimeError(f"forward used {self.calls} of its {len(self.modules)} upsamplers")
 
 
-def by_name(constructor: Callable, args: tuple, kwargs: dict) -> dict:
-    """Arguments of a bound constructor by name, those given by position included."""
-    return {**dict(zip(inspect.signature(constructor).parameters, args, strict=False)), **kwargs}
+def by_name(constructor: Callable, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Arguments of a bound constructor, positional ones by name as far as it names them."""
+    parameters = inspect.signature(constructor).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(args) > len(names):  # goes on to a parent, in the order given
+        return args, kwargs
+    return (), {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 class SelectUpsample:
@@ -81,11 +85,11 @@ class SelectUpsample:
     """
 
     def __init__(self, *args, **kwargs) -> None:
-        kwargs = by_name(super().__init__, args, kwargs)
+        args, kwargs = by_name(super().__init__, args, kwargs)
         upsample_cfg = dict(kwargs.pop("upsample_cfg", None) or dict(mode="nearest"))
         selected = upsample_cfg.get("type") is not None
         plain = {name: value for name, value in upsample_cfg.items() if name != "type"}
-        super().__init__(upsample_cfg=dict(mode="nearest") if selected else plain, **kwargs)
+        super().__init__(*args, upsample_cfg=dict(mode="nearest") if selected else plain, **kwargs)
         self.upsample_modules = ModuleList(
             build_upsample(upsample_cfg, channels, 2, MODELS)
             for channels in (self.upsample_channels() if selected else [])

@@ -32,8 +32,9 @@ def carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, s
     """Reassemble features: each output pixel is a weighted sum over its source pixel's k x k neighbourhood.
 
     Step 4 of CARAFE (Wang et al., ICCV 2019, arXiv 1905.02188, equation 4); the signature is that of
-    ``mmcv.ops.carafe``. Pixels outside the map count as zero. Runs on any device, is differentiable any
-    number of times, and follows autocast (both inputs are cast to its dtype).
+    ``mmcv.ops.carafe``. Pixels outside the map count as zero (whether a NaN or infinite weight on one of them
+    spreads is not defined). Runs on any device, is differentiable any number of times, and follows autocast
+    (both inputs are cast to its dtype, float64 excepted).
 
     Args:
         features (Tensor[N, C, H, W]): maps to upsample; float16, bfloat16, float32 or float64.

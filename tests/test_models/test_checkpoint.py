@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -102,3 +103,15 @@ def test_code_in_a_checkpoint_is_still_refused(call, tmp_path):
     torch.save(dict(state_dict={}, extra=call), path)
     with pytest.raises((pickle.UnpicklingError, ValueError)):
         torch.load(path, weights_only=True)
+
+
+def test_a_checkpoint_written_under_numpy_1_loads(path, tmp_path):
+    """numpy 1 called the module of its scalars numpy.core; the pickle names it."""
+    with zipfile.ZipFile(path) as new, zipfile.ZipFile(tmp_path / "old.pth", "w") as old:
+        for name in new.namelist():
+            data = new.read(name)
+            if name.endswith("data.pkl"):
+                assert b"numpy._core.multiarray" in data
+                data = data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            old.writestr(name, data)
+    assert torch.load(tmp_path / "old.pth", weights_only=True)["meta"] == mmengine_checkpoint()["meta"]

@@ -157,6 +157,11 @@ def test_a_wrong_config_is_refused(cfg):
         build("FCNMaskHead", upsample_cfg=cfg)
 
 
+def test_arguments_by_position_beyond_those_a_constructor_names():
+    head = models.HTCMaskHead(True, 2, 14, 16)
+    assert head.with_conv_res and len(head.convs) == 2 and head.in_channels == 16
+
+
 def test_arguments_by_position_as_mmdet_takes_them():
     order = list(inspect.signature(mask_heads.FCNMaskHead).parameters)
     assert order[:8][-1] == "upsample_cfg"
