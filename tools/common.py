@@ -128,6 +128,7 @@ def build_runner(cfg: Config) -> Runner:
         torch.distributed.init_process_group("gloo")
         cfg.model_wrapper_cfg = dict(
             type="MMDistributedDataParallel",
+            device_ids=None,
             broadcast_buffers=False,
             find_unused_parameters=cfg.get("find_unused_parameters", False),
         )

@@ -38,7 +38,7 @@ fi
 if [ -f "$WORK/.trained" ]; then
     say "training: already done"
 else
-    say "training $CONFIG (about 4 min on 2 cores)"
+    say "training $CONFIG (about 5 min on 2 cores)"
     run_logged "$WORK/train.log" \
         's/.*(Epoch\(train\)) *(\[[0-9]+\]\[ *[0-9/]+\]).*(eta: [0-9:]+).*( loss: [0-9.]+).*/  \1 \2  \3 \4/p' \
         python tools/train.py "$CONFIG" --work-dir "$WORK" --resume

@@ -109,7 +109,8 @@ def main() -> None:
         if key in metrics:
             table.add_row(name, f"{metrics[key]:.3f}")
     table.add_row("checkpoint", checkpoint)
-    table.add_row("log", str(work_dir / "train.log"))
+    for log in sorted(work_dir.glob("*.log")) or sorted(work_dir.glob("*/*.log")):
+        table.add_row("log", str(log))
     table.add_row("metrics", str(metrics_file))
     table.add_row("picture", str(picture))
     Console().print(table)

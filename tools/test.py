@@ -26,6 +26,10 @@ def parse_args() -> argparse.Namespace:
 
 def use_tta(cfg: Config) -> None:
     """Wrap the model for test-time augmentation: the config's own, or with and without a flip."""
+    if cfg.model.get("roi_head", {}).get("mask_head") or cfg.model.get("mask_head"):
+        raise InputError(
+            "--tta: mmdet merges the boxes of augmented images but not their masks; leave it out"
+        )
     dataset = cfg.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset.dataset

@@ -9,7 +9,7 @@ _base_ = [
 
 # one sample a bin: the bins of boxes this small are about a feature pixel wide
 roi_layer = dict(sampling_ratio=1)
-rcnn_sampler = dict(num=32, pos_fraction=0.25)
+rcnn_sampler = dict(num=48, pos_fraction=0.25)
 model = dict(
     backbone=dict(depth=18, base_channels=32, frozen_stages=-1, norm_eval=False, init_cfg=None),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=64),

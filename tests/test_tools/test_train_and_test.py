@@ -11,6 +11,8 @@ import cv2
 import pytest
 import torch
 
+import mmcarafe.models  # noqa: F401  allow-lists what mmengine writes into checkpoints
+
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py"
 TWIN = ROOT / "configs/carafe/mask-rcnn_r18_fpn_shapes.py"
@@ -94,10 +96,19 @@ def test_evaluation_writes_metrics_pictures_and_predictions(trained, toy, tmp_pa
     assert cv2.imread(str(pictures[0])).std() > 0
 
 
-def test_tta_evaluates(trained, toy, tmp_path):
-    tool("test.py", CONFIG, trained / "epoch_1.pth", "--tta", "--work-dir", tmp_path,
+def test_tta_evaluates_boxes_and_says_that_masks_cannot_be_merged(toy, tmp_path):
+    refused("test.py", CONFIG, "any.pth", "--tta", cwd=toy, match="merges the boxes of augmented images")
+    boxes = toy / "boxes.py"
+    boxes.write_text(
+        f"_base_ = {str(CONFIG)!r}\n"
+        "model = dict(roi_head=dict(mask_head=None, mask_roi_extractor=None))\n"
+        "val_evaluator = dict(metric='bbox')\ntest_evaluator = val_evaluator\n"
+    )
+    tool("train.py", boxes, "--work-dir", tmp_path / "train",
+         "--cfg-options", *SMALL, "train_cfg.max_epochs=1", cwd=toy)  # fmt: skip
+    tool("test.py", boxes, tmp_path / "train/epoch_1.pth", "--tta", "--work-dir", tmp_path / "eval",
          "--cfg-options", *SMALL[:2], cwd=toy)  # fmt: skip
-    assert "coco/segm_mAP" in metrics(tmp_path)
+    assert "coco/bbox_mAP" in metrics(tmp_path / "eval")
 
 
 def test_resume_goes_on_from_the_last_epoch(trained, toy, tmp_path):
