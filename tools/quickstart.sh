@@ -22,6 +22,7 @@ run_logged() {  # <log> <sed script for the screen> <command ...>: all output to
 bash tools/setup_env.sh
 # shellcheck source=/dev/null
 source .venv/bin/activate
+export PYTHONWARNINGS="ignore:pkg_resources is deprecated:UserWarning"  # mmengine's, and printed by each process
 
 say "data set (about 10 s)"
 python tools/make_shapes_dataset.py "$DATA"
@@ -41,7 +42,8 @@ else
     say "training $CONFIG (about 5 min on 2 cores)"
     run_logged "$WORK/train.log" \
         's/.*(Epoch\(train\)) *(\[[0-9]+\]\[ *[0-9/]+\]).*(eta: [0-9:]+).*( loss: [0-9.]+).*/  \1 \2  \3 \4/p' \
-        python tools/train.py "$CONFIG" --work-dir "$WORK" --resume
+        python tools/train.py "$CONFIG" --work-dir "$WORK" --resume \
+        --cfg-options train_cfg.val_interval=1000  # evaluated below
     touch "$WORK/.trained"
 fi
 checkpoint=$WORK/$(basename "$(cat "$WORK/last_checkpoint")")

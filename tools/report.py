@@ -55,10 +55,9 @@ def draw(cfg: Config, checkpoint: str, path: Path, images: int, score_thr: float
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     classes = dataset.metainfo["classes"]
     palette = np.array(dataset.metainfo["palette"]) / 255
-    # images with the most objects show the most
-    chosen = sorted(range(len(dataset)), key=lambda i: -len(dataset.get_data_info(i)["instances"]))[
-        : max(1, images)
-    ]
+    # the first images with several objects, wherever in the split they are
+    several = [i for i in range(len(dataset)) if len(dataset.get_data_info(i)["instances"]) > 1]
+    chosen = (several or range(len(dataset)))[: max(1, images)]
     images = len(chosen)
     figure, axes = plt.subplots(2, images, figsize=(2.4 * images, 5.2), squeeze=False, layout="constrained")
     for column, index in zip(axes.T, chosen, strict=True):
