@@ -24,9 +24,6 @@ bash tools/setup_env.sh
 source .venv/bin/activate
 export PYTHONWARNINGS="ignore:pkg_resources is deprecated:UserWarning"  # mmengine's, and printed by each process
 
-# glibc: keep freed memory for the next step; asking the system for it anew costs a seventh of the training time
-export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
-
 say "data set (about 10 s)"
 python tools/make_shapes_dataset.py "$DATA"
 
