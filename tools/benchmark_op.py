@@ -65,9 +65,9 @@ def reuse_memory() -> None:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
         raise InputError("--reuse-memory needs glibc")
-    m_mmap_threshold, m_trim_threshold, one_tebibyte = -3, -1, 2**31 - 1
-    libc.mallopt(m_mmap_threshold, one_tebibyte)
-    libc.mallopt(m_trim_threshold, one_tebibyte)
+    m_trim_threshold, m_mmap_max = -1, -4
+    if not (libc.mallopt(m_mmap_max, 0) and libc.mallopt(m_trim_threshold, 2**31 - 1)):
+        raise InputError("--reuse-memory: this C library refuses the setting")
 
 
 Row = tuple[str | None, Callable[[], Tensor]]  # implementation of the operator, if it is ours, and the call
@@ -125,6 +125,7 @@ def measure(shape: str, args: argparse.Namespace) -> list[dict]:
             compiled = args.peers == "all"
             rows |= {name: (None, call) for name, call in eager_rows(inputs, compiled).items()}
         grad = inputs.output_grad() if backward else None
+        flops = inputs.flops * (3 if backward else 1)  # each gradient takes as many as the forward pass
         times = {name: [] for name in rows}
         for row in rows.values():
             seconds(row, grad)
@@ -142,7 +143,7 @@ def measure(shape: str, args: argparse.Namespace) -> list[dict]:
                     most=max(times[name]),
                     extra_mb=None if backward else _megabytes(extra_memory(row)),
                     output_mb=_megabytes(inputs.output_bytes),
-                    gflops=inputs.flops / median(times[name]) / 1e6 if name.startswith("mmcarafe") else None,
+                    gflops=flops / median(times[name]) / 1e6 if name.startswith("mmcarafe") else None,
                 )
             )
     return results
