@@ -6,8 +6,12 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
 #include <vector>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include "kernels.h"
 
@@ -97,8 +101,21 @@ Sizes sizes_of(const Tensor& small, int64_t k, int64_t G, int64_t s) {
   return {small.size(0), small.size(1), small.size(2), small.size(3), k, G, s};
 }
 
+// A fresh output of 69 MB costs as much in page faults as in arithmetic; huge pages take one fault in 512.
+void prefer_huge_pages(const Tensor& t) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr std::uintptr_t page = 2 << 20;
+  const auto begin = (reinterpret_cast<std::uintptr_t>(t.const_data_ptr()) + page - 1) / page * page;
+  const auto end = (reinterpret_cast<std::uintptr_t>(t.const_data_ptr()) + t.nbytes()) / page * page;
+  // a hint: where it is refused the pages are small
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 Tensor empty_like(const Tensor& t, at::IntArrayRef sizes) {
-  return at::empty(sizes, t.options().memory_format(format_of(t)));
+  Tensor out = at::empty(sizes, t.options().memory_format(format_of(t)));
+  prefer_huge_pages(out);
+  return out;
 }
 
 Tensor carafe(const Tensor& features, const Tensor& masks, int64_t k, int64_t G, int64_t s) {

@@ -17,7 +17,16 @@ MMCARAFE_INLINE void split_subpixels(A* to, int64_t stride, int64_t n, const S* 
   for (int64_t i = 0; i < z.s; ++i) {
     const S* row = from + i * z.s * z.W + z.s * first;
     if (z.s == 2) {
-      for (int64_t l = left; l < right; ++l) {
+      constexpr int64_t L = kLanes<A>;
+      int64_t l = left;
+      for (; l + L <= right; l += L) {
+        Vector<A> even, odd;
+        deinterleave<A>(load_as<A>(row + 2 * l), load_as<A>(row + 2 * l + L), even, odd,
+                        std::make_index_sequence<L>{});
+        store(to + l, even);
+        store(to + stride + l, odd);
+      }
+      for (; l < right; ++l) {
         to[l] = static_cast<A>(row[2 * l]);
         to[stride + l] = static_cast<A>(row[2 * l + 1]);
       }
@@ -171,6 +180,10 @@ void forward(const Sizes& z, const void* first, const void* second, void* result
         int64_t c = 0;
         for (; c + CB <= count; c += CB) {
           for (int64_t dy = 0; dy < z.k; ++dy) rows[dy] = source.row(dy) + c * source.stride() + x;
+          if (c + CB < count)  // while this block is summed, fetch what the next one writes
+            for (int64_t i = CB; i < 2 * CB; ++i)
+              for (int64_t j = 0; j < z.s; ++j)
+                prefetch_for_writing(target + (c + i) * ss * plane + j * z.s * z.W, z.s * n);
           Vector<A> sum[CB][B];
           reassemble<A, K, CB, B>(sum, rows, source.stride(), m, z);
 #pragma GCC unroll 8

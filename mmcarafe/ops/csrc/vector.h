@@ -33,6 +33,17 @@ MMCARAFE_INLINE void store(A* p, Vector<A> v) {
   __builtin_memcpy(p, &v, sizeof(v));
 }
 
+// Asks for the cache lines of n values that will soon be read, or written to.
+template <typename S>
+MMCARAFE_INLINE void prefetch(const S* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += 64 / sizeof(S)) __builtin_prefetch(p + i, 0, 2);
+}
+
+template <typename S>
+MMCARAFE_INLINE void prefetch_for_writing(S* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += 64 / sizeof(S)) __builtin_prefetch(p + i, 1);
+}
+
 // a0 b0 a1 b1 ...: the first half of the result goes to low, the second to high.
 template <typename A, std::size_t... I>
 MMCARAFE_INLINE void interleave(Vector<A> a, Vector<A> b, Vector<A>& low, Vector<A>& high,
@@ -47,6 +58,47 @@ MMCARAFE_INLINE void interleave(Vector<A> a, Vector<A> b, Vector<A>& low, Vector
     high[l] = l % 2 ? b[L / 2 + l / 2] : a[L / 2 + l / 2];
   }
 #endif
+}
+
+// The inverse: a and b next to each other are even[0] odd[0] even[1] odd[1] ...
+template <typename A, std::size_t... I>
+MMCARAFE_INLINE void deinterleave(Vector<A> a, Vector<A> b, Vector<A>& even, Vector<A>& odd,
+                                  std::index_sequence<I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  even = __builtin_shufflevector(a, b, (2 * I)...);
+  odd = __builtin_shufflevector(a, b, (2 * I + 1)...);
+#else
+  constexpr int L = kLanes<A>;
+  for (int l = 0; l < L; ++l) {
+    even[l] = 2 * l < L ? a[2 * l] : b[2 * l - L];
+    odd[l] = 2 * l < L ? a[2 * l + 1] : b[2 * l + 1 - L];
+  }
+#endif
+}
+
+// to[i] = sum over the lanes of v[i], by adding neighbouring lanes of two vectors at a time; uses v up.
+template <typename A, int N>
+MMCARAFE_INLINE void sum_lanes(A* to, Vector<A> (&v)[N]) {
+  constexpr int L = kLanes<A>;
+#pragma GCC unroll 32
+  for (int first = 0; first < N; first += L) {
+    const int count = N - first < L ? N - first : L;
+    int n = count;
+#pragma GCC unroll 4
+    for (int lanes = L; lanes > 1; lanes /= 2) {
+#pragma GCC unroll 8
+      for (int i = 0; 2 * i < n; ++i) {
+        Vector<A> even, odd;
+        deinterleave<A>(v[first + 2 * i], v[first + (2 * i + 1 < n ? 2 * i + 1 : 2 * i)], even, odd,
+                        std::make_index_sequence<L>{});
+        v[first + i] = even + odd;
+      }
+      n = (n + 1) / 2;
+    }
+    A lanes[L];
+    store(lanes, v[first]);
+    for (int i = 0; i < count; ++i) to[first + i] = lanes[i];
+  }
 }
 
 // Copies n values, converting between the storage and the accumulation type.
