@@ -1,220 +1,162 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and memory of the CARAFE operator on the CPU, against what it replaces and other ways to write it.
 
-All rows of a shape are run in turn, round after round, so that drift of the machine meets all alike;
-medians are reported. ``--reuse-memory`` lets freed memory be handed out again, which takes the page faults of
-fresh outputs out of every row (as with preallocated outputs).
+All rows of a shape are run in turn, round after round, so that drift of the machine meets all alike; medians
+are reported. Outputs are fresh memory, as in a network, unless a row says otherwise.
 
-Example: python tools/benchmark_op.py --rounds 9 --out work_dirs/benchmark
+Examples::
+
+    python tools/benchmark_op.py                            # a look: one FPN level, three minutes
+    python tools/benchmark_op.py --all --readme README.md   # everything the README shows: half an hour
 """
 
 import argparse
-import ctypes
 import json
 import os
-import platform
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from statistics import median
 
 import torch
-from benchmark_peers import Inputs, eager_rows, replaced_rows
+from benchmark_measure import Row, extra_memory, in_turn, machine, matmul_row, reuse_memory, summary
+from benchmark_model import model_rows
+from benchmark_peers import Inputs, mmcv_row, our_rows, pytorch_rows, replaced_rows
+from benchmark_readme import plot, write_readme
+from benchmark_report import show, targets
 from common import InputError, run
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
 
-from mmcarafe.ops import carafe, cpu_implementations, use_cpu_implementation
+from mmcarafe.ops import cpu_implementations
 
-# name: features, [N, C, H, W], of an 800 x 1344 image in an FPN, and of mask heads
+# name: features, [N, C, H, W]: FPN levels of an 800 x 1344 image, and RoIs of a mask head
 SHAPES = {
-    "P5": (1, 256, 25, 42),
-    "P4": (1, 256, 50, 84),
+    "P2": (1, 256, 200, 336),
     "P3": (1, 256, 100, 168),
-    "P3-batch8": (8, 256, 100, 168),
-    "100-rois": (100, 256, 14, 14),
-    "1000-rois": (1000, 256, 14, 14),
+    "P4": (1, 256, 50, 84),
+    "P5": (1, 256, 25, 42),
+    "P3 x 8": (8, 256, 100, 168),
+    "100 RoIs": (100, 256, 14, 14),
+    "1000 RoIs": (1000, 256, 14, 14),
 }
+LAYOUTS = ("contiguous", "channels_last")
+PEERS = ("none", "replaced", "eager", "compiled")  # each with those before it
+COMPILED_SHAPE = "P3"  # compiling takes minutes: once, for the shape of the targets
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Benchmark the CARAFE operator on the CPU")
-    parser.add_argument("--shapes", nargs="+", default=["P5", "P3", "100-rois"], choices=list(SHAPES))
-    parser.add_argument("--layout", choices=["contiguous", "channels_last"], default="contiguous")
+    parser.add_argument("--shapes", nargs="+", default=["P3"], choices=list(SHAPES))
+    parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=LAYOUTS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=7, help="timed calls of each row")
-    parser.add_argument(
-        "--peers",
-        choices=["none", "replaced", "eager", "all"],
-        default="eager",
-        help="what to compare with; 'all' adds torch.compile, which takes a minute a shape",
-    )
-    parser.add_argument("--forward-only", action="store_true")
-    parser.add_argument(
-        "--reuse-memory", action="store_true", help="no page faults for fresh outputs (glibc)"
-    )
-    parser.add_argument("--out", help="folder for benchmark.json and benchmark.png")
-    return parser.parse_args()  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=9, help="timed calls of each row; slow rows: 3")
+    parser.add_argument("--peers", choices=PEERS, default="eager", help="what to compare with")
+    parser.add_argument("--model", action="store_true", help="time a whole Mask R-CNN R50 too")
+    parser.add_argument("--all", action="store_true", help="all shapes, all peers, and --model")
+    parser.add_argument("--out", default="work_dirs/benchmark", help="folder for benchmark.json and .png")
+    parser.add_argument("--readme", help="file whose performance section is to be rewritten; needs --all")
+    args = parser.parse_args()
+    if args.readme and not args.all:
+        parser.error("--readme needs --all: the section shows every measurement")
+    if args.threads < 1 or args.rounds < 1:
+        parser.error("--threads and --rounds: expected 1 or more")
+    if args.all:
+        args.shapes, args.layouts, args.peers, args.model = list(SHAPES), list(LAYOUTS), PEERS[-1], True
+    return args
 
 
-def reuse_memory() -> None:
-    """Keep glibc from returning large blocks to the system when they are freed."""
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):
-        raise InputError("--reuse-memory needs glibc")
-    m_trim_threshold, m_mmap_max = -1, -4
-    if not (libc.mallopt(m_mmap_max, 0) and libc.mallopt(m_trim_threshold, 2**31 - 1)):
-        raise InputError("--reuse-memory: this C library refuses the setting")
+def rows_of(shape: str, layout: str, inputs: Inputs, peers: str) -> dict[str, Row]:
+    """What is timed on one shape. Forms in plain PyTorch are for contiguous maps."""
+    rows = our_rows(inputs)
+    if peers != "none":
+        rows |= replaced_rows(inputs)
+        mmcv = mmcv_row(inputs)
+        if isinstance(mmcv, Row):
+            rows["mmcv"] = mmcv
+    if layout == "contiguous" and peers in ("eager", "compiled"):
+        rows |= pytorch_rows(inputs, compiled=False)
+        if peers == "compiled" and shape == COMPILED_SHAPE:
+            rows |= pytorch_rows(inputs, compiled=True)
+    return rows
 
 
-Row = tuple[str | None, Callable[[], Tensor]]  # implementation of the operator, if it is ours, and the call
-
-
-def our_rows(inputs: Inputs) -> dict[str, Row]:
-    """The operator with each implementation this machine has."""
-
-    def call() -> Tensor:
-        return carafe(inputs.features, inputs.masks, inputs.k, 1, inputs.scale)
-
-    return {f"mmcarafe {name}": (name, call) for name in cpu_implementations()}
-
-
-def seconds(row: Row, grad: Tensor | None = None) -> float:
-    """Wall time of one call, with its backward pass if there is a gradient to send back."""
-    name, call = row
-    with use_cpu_implementation(name) if name else nullcontext():
-        start = time.perf_counter()
-        out = call()
-        if grad is not None:
-            out.backward(grad)
-        return time.perf_counter() - start
-
-
-def extra_memory(row: Row) -> int | None:
-    """Peak bytes of a forward call beyond its output, from the kernel's high-water mark; Linux only."""
-    reset = Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return None
-
-    def status(field: str) -> int:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(field):
-                return int(line.split()[1]) * 1024
-        raise RuntimeError(f"/proc/self/status has no {field}")
-
-    name, call = row
-    with use_cpu_implementation(name) if name else nullcontext():
-        before = status("VmRSS")
-        reset.write_text("5")
-        out = call()
-    return max(0, status("VmHWM") - before - out.numel() * out.element_size())
-
-
-def measure(shape: str, args: argparse.Namespace) -> list[dict]:
-    """Every row of one shape: milliseconds (median, least, most) and peak extra memory."""
+def measure(shape: str, layout: str, args: argparse.Namespace) -> list[dict]:
+    """Every row of one shape: milliseconds (median, least, most), arithmetic and peak extra memory."""
     results = []
-    for backward in (False,) if args.forward_only else (False, True):
-        inputs = Inputs.draw(SHAPES[shape], args.layout, requires_grad=backward)
-        rows = our_rows(inputs)
-        if args.peers != "none":
-            rows |= {name: (None, call) for name, call in replaced_rows(inputs).items()}
-        if args.peers in ("eager", "all"):
-            compiled = args.peers == "all"
-            rows |= {name: (None, call) for name, call in eager_rows(inputs, compiled).items()}
+    for backward in (False, True):
+        inputs = Inputs.draw(SHAPES[shape], layout, requires_grad=backward)
+        rows = rows_of(shape, layout, inputs, args.peers)
         grad = inputs.output_grad() if backward else None
         flops = inputs.flops * (3 if backward else 1)  # each gradient takes as many as the forward pass
-        times = {name: [] for name in rows}
-        for row in rows.values():
-            seconds(row, grad)
-        for _ in range(args.rounds):
-            for name, row in rows.items():
-                times[name].append(seconds(row, grad) * 1e3)
-        for name, row in rows.items():
-            results.append(
-                dict(
-                    shape=shape,
-                    what="forward+backward" if backward else "forward",
-                    row=name,
-                    ms=median(times[name]),
-                    least=min(times[name]),
-                    most=max(times[name]),
-                    extra_mb=None if backward else _megabytes(extra_memory(row)),
-                    output_mb=_megabytes(inputs.output_bytes),
-                    gflops=flops / median(times[name]) / 1e6 if name.startswith("mmcarafe") else None,
-                )
-            )
+        for name, times in in_turn(rows, args.rounds, grad).items():
+            result = dict(shape=shape, layout=layout, what="forward+backward" if backward else "forward")
+            result |= dict(row=name) | summary(times)
+            if name.startswith("mmcarafe"):
+                result["gflops"] = flops / result["ms"] / 1e6
+            if not backward:
+                result |= dict(extra=extra_memory(rows[name]), output=inputs.output_bytes)
+            results.append(result)
     return results
 
 
-def _megabytes(count: int | None) -> float | None:
-    return None if count is None else count / 1e6
+def scaling(args: argparse.Namespace) -> list[dict]:
+    """Forward and backward pass of the best implementation with 1, 2, 4, ... threads."""
+    inputs = Inputs.draw(SHAPES["P3"], "contiguous", requires_grad=True)
+    row = {"mmcarafe": Row(our_rows(inputs)[f"mmcarafe {cpu_implementations()[0]}"].call)}
+    results = []
+    counts = [n for n in (2**i for i in range(10)) if n <= args.threads]
+    for threads in counts:
+        torch.set_num_threads(threads)
+        results.append(
+            dict(threads=threads) | summary(in_turn(row, args.rounds, inputs.output_grad())["mmcarafe"])
+        )
+    torch.set_num_threads(args.threads)
+    return results
 
 
-def matmul_gflops(rounds: int) -> float:
-    """What the machine reaches in a product of two 2048 x 2048 matrices of float32."""
-    a = torch.randn(2048, 2048)
-    a @ a
-    times = [seconds((None, lambda: a @ a)) for _ in range(rounds)]
-    return 2 * 2048**3 / median(times) / 1e9
-
-
-def show(results: list[dict], machine: dict) -> None:
-    """Print one table a shape and pass, with the ratio of each row to nearest."""
-    console = Console()
-    console.print(", ".join(f"{key}: {value}" for key, value in machine.items()))
-    for shape, what in dict.fromkeys((r["shape"], r["what"]) for r in results):
-        rows = [r for r in results if (r["shape"], r["what"]) == (shape, what)]
-        nearest = next((r["ms"] for r in rows if r["row"] == "nearest"), None)
-        table = Table(title=f"{shape} {SHAPES[shape]} x2, k=5, {what}")
-        for column in ("", "ms", "least - most", "/ nearest", "GFLOP/s", "extra MB"):
-            table.add_column(column, justify="left" if not column else "right")
-        for r in sorted(rows, key=lambda r: r["ms"]):
-            table.add_row(
-                r["row"],
-                f"{r['ms']:.1f}",
-                f"{r['least']:.1f} - {r['most']:.1f}",
-                f"{r['ms'] / nearest:.2f}" if nearest else "",
-                f"{r['gflops']:.0f}" if r["gflops"] else "",
-                f"{r['extra_mb']:.0f}" if r["extra_mb"] is not None else "",
-            )
-        console.print(table)
+def reused(args: argparse.Namespace) -> dict:
+    """GFLOP/s of the forward pass where outputs are reused memory, and of a matrix product; run this last."""
+    reuse_memory()
+    matmul, matmul_flops = matmul_row()
+    rows, flops = {"matmul": matmul}, {"matmul": matmul_flops}
+    for layout in args.layouts:
+        inputs = Inputs.draw(SHAPES["P3"], layout, requires_grad=False)
+        rows[layout] = our_rows(inputs)[f"mmcarafe {cpu_implementations()[0]}"]
+        rows[f"nearest, {layout}"] = replaced_rows(inputs)["nearest"]
+        flops[layout] = inputs.flops
+    results = {name: summary(times) for name, times in in_turn(rows, args.rounds).items()}
+    for name, count in flops.items():
+        results[name]["gflops"] = count / results[name]["ms"] / 1e6
+    return results
 
 
 def main() -> None:
-    """Measure, print, and write the files that were asked for."""
+    """Measure, print, and write the files."""
     args = parse_args()
     torch.set_num_threads(args.threads)
-    if args.reuse_memory:
-        reuse_memory()
-    machine = dict(
-        processor=_processor(),
-        cores=os.cpu_count(),
-        threads=args.threads,
-        torch=torch.__version__,
-        layout=args.layout,
-        outputs="reused" if args.reuse_memory else "fresh",
-        matmul_gflops=round(matmul_gflops(args.rounds)),
-    )
-    results = [row for shape in args.shapes for row in measure(shape, args)]
-    show(results, machine)
-    if args.out:
-        folder = Path(args.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "benchmark.json").write_text(json.dumps(dict(machine=machine, results=results), indent=1))
-        print(f"written: {folder / 'benchmark.json'}")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    if args.readme and not Path(args.readme).is_file():
+        raise InputError(f"--readme: {args.readme} does not exist")
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    results = []
+    for shape in args.shapes:
+        for layout in args.layouts:
+            print(f"measuring {shape}, {layout}", flush=True)
+            results += measure(shape, layout, args)
+    mmcv = mmcv_row(Inputs.draw(SHAPES["P5"], "contiguous", requires_grad=False))
+    data = dict(machine=machine(), rounds=args.rounds, results=results, scaling=scaling(args))
+    data["mmcv"] = mmcv if isinstance(mmcv, str) else "runs here"
+    if args.model:
+        print("measuring Mask R-CNN R50", flush=True)
+        data["model"] = model_rows(args.rounds)
+    data["reused"] = reused(args)
+    data["targets"] = targets(data)
+    (folder / "benchmark.json").write_text(json.dumps(data, indent=1) + "\n")
+    show(data)
+    plot(data, folder / "benchmark.png")
+    print(f"written: {folder / 'benchmark.json'}, {folder / 'benchmark.png'}")
+    if args.readme:
+        write_readme(data, Path(args.readme))
+        print(f"rewritten: the performance section of {args.readme}")
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")
     run(main)

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What benchmark_op.py compares the operator with: the upsamplers it replaces and other ways to write it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from math import prod
 
 import torch
 import torch.nn.functional as F
+from benchmark_measure import Row
 from torch import Tensor, nn
+
+from mmcarafe.layers import CARAFE
+from mmcarafe.ops import carafe, cpu_implementations
+
+# Forms that unfold hold k*k copies of the map: elements of the features up to which they are run.
+LARGEST = 6 * 10**6
 
 
 @dataclass
@@ -44,16 +50,27 @@ class Inputs:
         return torch.ones_like(F.interpolate(self.features.detach(), scale_factor=self.scale))
 
 
-def replaced_rows(inputs: Inputs) -> dict[str, Callable[[], Tensor]]:
+def our_rows(inputs: Inputs) -> dict[str, Row]:
+    """The operator with each implementation this machine has, and the whole layer with the best."""
+    layer = CARAFE(inputs.features.shape[1]).requires_grad_(inputs.features.requires_grad)
+
+    def call() -> Tensor:
+        return carafe(inputs.features, inputs.masks, inputs.k, 1, inputs.scale)
+
+    rows = {f"mmcarafe {name}": Row(call, name) for name in cpu_implementations()}
+    return rows | {"CARAFE layer": Row(lambda: layer(inputs.features))}
+
+
+def replaced_rows(inputs: Inputs) -> dict[str, Row]:
     """The upsamplers that CARAFE replaces, on the same features."""
     x, s, channels = inputs.features, inputs.scale, inputs.features.shape[1]
     deconv = nn.ConvTranspose2d(channels, channels, s, s).requires_grad_(x.requires_grad)
     conv = nn.Conv2d(channels, channels * s * s, 3, padding=1).requires_grad_(x.requires_grad)
     return {
-        "nearest": lambda: F.interpolate(x, scale_factor=s, mode="nearest"),
-        "bilinear": lambda: F.interpolate(x, scale_factor=s, mode="bilinear", align_corners=False),
-        "deconvolution": lambda: deconv(x),
-        "pixel shuffle": lambda: F.pixel_shuffle(conv(x), s),
+        "nearest": Row(lambda: F.interpolate(x, scale_factor=s, mode="nearest")),
+        "bilinear": Row(lambda: F.interpolate(x, scale_factor=s, mode="bilinear", align_corners=False)),
+        "deconvolution": Row(lambda: deconv(x)),
+        "pixel shuffle": Row(lambda: F.pixel_shuffle(conv(x), s)),
     }
 
 
@@ -90,15 +107,32 @@ def shift_and_add(x: Tensor, masks: Tensor, k: int, s: int) -> Tensor:
     return out
 
 
-def eager_rows(inputs: Inputs, compiled: bool) -> dict[str, Callable[[], Tensor]]:
-    """Forms written in PyTorch alone; with ``compiled`` the best of them under torch.compile too."""
-    forms = {
-        "upsample, unfold, einsum": unfold_at_target,
-        "unfold, interpolate, sum": unfold_interpolate,
-        "unfold, einsum": unfold_at_source,
-        "shift and add": shift_and_add,
-    }
-    if compiled:
-        forms["shift and add, compiled"] = torch.compile(shift_and_add)
+FORMS = {
+    "upsample, unfold, einsum": unfold_at_target,
+    "unfold, interpolate, sum": unfold_interpolate,
+    "unfold, einsum": unfold_at_source,
+    "shift and add": shift_and_add,
+}
+
+
+def pytorch_rows(inputs: Inputs, compiled: bool) -> dict[str, Row]:
+    """Forms written in PyTorch alone, eager or under torch.compile."""
+    if inputs.features.numel() > LARGEST:
+        return {}
     args = inputs.features, inputs.masks, inputs.k, inputs.scale
-    return {name: lambda form=form: form(*args) for name, form in forms.items()}
+    if not compiled:
+        return {name: Row(lambda form=form: form(*args)) for name, form in FORMS.items()}
+    forms = {f"{name}, compiled": torch.compile(form, dynamic=False) for name, form in FORMS.items()}
+    return {name: Row(lambda form=form: form(*args)) for name, form in forms.items()}
+
+
+def mmcv_row(inputs: Inputs) -> Row | str:
+    """mmcv's operator, or what it says where it does not run."""
+    from mmcv.ops import carafe as mmcv_carafe
+
+    row = Row(lambda: mmcv_carafe(inputs.features, inputs.masks, inputs.k, 1, inputs.scale))
+    try:
+        row.call()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return row

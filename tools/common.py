@@ -143,3 +143,7 @@ def run(main: Callable[[], None]) -> None:
         # mmengine puts "class `FPN` in mmcarafe/models/necks.py: " before what a constructor raised
         sentence = str(error).rsplit(".py: ", 1)[-1]
         sys.exit(f"{Path(sys.argv[0]).name}: {sentence}")
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # gloo's threads must be joined: one that outlives the interpreter aborts the process
+            torch.distributed.destroy_process_group()

@@ -152,6 +152,20 @@ def _gradients(grad_first, grad_second):
     return backward
 
 
+def _vmap(op):
+    """Batching rule: the mapped dimension joins the batch, since samples do not depend on one another."""
+
+    def rule(info, in_dims, first, second, k, groups, scale):
+        first, second = (
+            t.unsqueeze(0).expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
+            for t, d in zip((first, second), in_dims[:2], strict=True)
+        )
+        out = op(first.flatten(0, 1), second.flatten(0, 1), k, groups, scale)
+        return out.unflatten(0, first.shape[:2]), 0
+
+    return rule
+
+
 def _autocast(device: str, op):
     def kernel(features, masks, k, groups, scale):
         # as torch's own rules do, leave float64 alone
@@ -191,6 +205,7 @@ def _register() -> None:
         torch.library.register_autograd(
             f"mmcarafe::{name}", _gradients(d_first, d_second), setup_context=_save, lib=_lib
         )
+        torch.library.register_vmap(f"mmcarafe::{name}", _vmap(getattr(ops, name).default), lib=_lib)
     for device in ("cpu", "cuda"):
         _lib.impl("carafe", _autocast(device, forward), f"Autocast{device.upper()}")
     # k*k multiply-adds for each channel of each output pixel, whichever of the three ops it is

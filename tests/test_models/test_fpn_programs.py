@@ -38,6 +38,26 @@ def test_compiled_without_graph_break_equals_eager(neck):
         assert_close(actual.grad, expected.grad, rtol=1e-4, atol=1e-4)
 
 
+def test_one_compilation_serves_all_sizes(neck):
+    torch.compiler.reset()
+    compiled = torch.compile(neck, fullgraph=True, dynamic=True, backend="aot_eager")
+    # mmdet pads images to multiples of 32, so the levels halve exactly
+    for i, (h, w) in enumerate(((12, 10), (20, 18), (8, 32))):
+        inputs = torch.rand(1, 4, h, w), torch.rand(1, 8, h // 2, w // 2)
+        with torch.compiler.set_stance("fail_on_recompile" if i else "default"):
+            outs = compiled(inputs)
+        for actual, expected in zip(outs, neck(inputs), strict=True):
+            assert_close(actual, expected)
+
+
+def test_exported_with_dynamic_height_and_width(neck):
+    h, w = torch.export.Dim("h", min=3, max=99), torch.export.Dim("w", min=3, max=99)
+    even = (torch.rand(1, 4, 12, 10), torch.rand(1, 8, 6, 5))
+    program = torch.export.export(neck, (even,), dynamic_shapes=(({2: 2 * h, 3: 2 * w}, {2: h, 3: w}),))
+    assert_same(program.module(), neck, even)
+    assert_same(program.module(), neck, (torch.rand(1, 4, 30, 44), torch.rand(1, 8, 15, 22)))
+
+
 def test_exported_equals_eager(neck):
     program = torch.export.export(neck, (INPUTS,))
     assert torch.ops.mmcarafe.carafe.default in [node.target for node in program.graph.nodes]

@@ -76,6 +76,52 @@ def test_exported_program_holds_the_operator_and_equals_eager():
         assert program.module()(other).equal(model(other))
 
 
+def test_exported_with_dynamic_height_and_width():
+    model = Upsample()
+    sizes = {2: torch.export.Dim("height", min=2, max=64), 3: torch.export.Dim("width", min=2, max=64)}
+    program = torch.export.export(model, (torch.randn(2, 4, 5, 6),), dynamic_shapes=(sizes,))
+    for shape in ((5, 6), (9, 3), (31, 64)):
+        x = torch.randn(2, 4, *shape)
+        assert program.module()(x).equal(model(x))
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("backward", [False, True])
+def test_one_compilation_serves_all_sizes(backward):
+    model = Upsample()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    for i, shape in enumerate(((2, 4, 5, 6), (2, 4, 9, 7), (3, 4, 16, 11), (2, 4, 40, 3))):
+        x = torch.randn(shape, requires_grad=backward)
+        with torch.compiler.set_stance("fail_on_recompile" if i else "default"):
+            out = compiled(x)
+        assert_close(out, model(x))
+        if backward:
+            (grad,) = torch.autograd.grad(out.sum(), x)
+            (expected,) = torch.autograd.grad(model(x).sum(), x)
+            assert_close(grad, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("in_dims", [(0, 0), (1, None), (None, 2), (-1, 3)], ids=str)
+def test_vmap_equals_a_loop(in_dims):
+    features, masks, _ = SAMPLE.tensors(torch.float64)
+    pair = [
+        t if d is None else torch.stack([t, t.flip(0), -t], d)
+        for t, d in zip((features, masks), in_dims, strict=True)
+    ]
+    pair = [t.requires_grad_() for t in pair]
+
+    def at(i):
+        return [t if d is None else t.select(d, i) for t, d in zip(pair, in_dims, strict=True)]
+
+    out = torch.func.vmap(lambda f, m: carafe(f, m, *SAMPLE.args), in_dims)(*pair)
+    loop = torch.stack([carafe(*at(i), *SAMPLE.args) for i in range(3)])
+    assert_close(out, loop)
+    for got, expected in zip(
+        *(torch.autograd.grad(y.square().sum(), pair) for y in (out, loop)), strict=True
+    ):
+        assert_close(got, expected)
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_traced_program_equals_eager():
     model, x = Upsample(), torch.randn(2, 4, 5, 6)
