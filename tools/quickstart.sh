@@ -22,6 +22,8 @@ run_logged() {  # <log> <sed script for the screen> <command ...>: all output to
 bash tools/setup_env.sh
 # shellcheck source=/dev/null
 source .venv/bin/activate
+# glibc: keep freed blocks instead of asking the system for zeroed pages in every training step
+export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000
 export PYTHONWARNINGS="ignore:pkg_resources is deprecated:UserWarning"  # mmengine's, and printed by each process
 
 say "data set (about 10 s)"

@@ -9,16 +9,17 @@ _base_ = [
 
 # one sample a bin: the bins of boxes this small are about a feature pixel wide
 roi_layer = dict(sampling_ratio=1)
+norm_cfg = dict(type="BN")  # nothing is pretrained: normalised layers learn in fewer steps
 rcnn_sampler = dict(num=48, pos_fraction=0.25)
 model = dict(
     backbone=dict(depth=18, base_channels=32, frozen_stages=-1, norm_eval=False, init_cfg=None),
-    neck=dict(in_channels=[32, 64, 128, 256], out_channels=64),
-    rpn_head=dict(in_channels=64, feat_channels=64),
+    neck=dict(in_channels=[32, 64, 128, 256], out_channels=64, norm_cfg=norm_cfg),
+    rpn_head=dict(in_channels=64, feat_channels=32),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, roi_layer=roi_layer),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=6),
         mask_roi_extractor=dict(out_channels=64, roi_layer=roi_layer),
-        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=6),
+        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=32, num_classes=6, norm_cfg=norm_cfg),
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
