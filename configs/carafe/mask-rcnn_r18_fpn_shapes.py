@@ -14,7 +14,7 @@ rcnn_sampler = dict(num=48, pos_fraction=0.25)
 model = dict(
     backbone=dict(depth=18, base_channels=32, frozen_stages=-1, norm_eval=False, init_cfg=None),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=64, norm_cfg=norm_cfg),
-    rpn_head=dict(in_channels=64, feat_channels=32),
+    rpn_head=dict(in_channels=64, feat_channels=64),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, roi_layer=roi_layer),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=6),
