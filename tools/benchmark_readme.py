@@ -30,7 +30,8 @@ With outputs in reused memory the forward pass on P3 takes {reused[contiguous]} 
 {reused[channels_last]} ms channels last (nearest: {reused[nearest, contiguous]} and
 {reused[nearest, channels_last]} ms); a product of 2048 x 2048 matrices reaches {matmul:.0f} GFLOP/s there.
 Fresh outputs of hundreds of megabytes (P2, P3 x 8, 1000 RoIs) can wait longer for their pages than for the
-arithmetic; see [docs/internals.md](docs/internals.md#the-cpu-kernels). Forward and backward on P3 by threads: {scaling}.
+arithmetic; [docs/internals.md](docs/internals.md#the-cpu-kernels) says why.
+Forward and backward on P3 by threads: {scaling}.
 mmcv's operator on a CPU tensor: `{mmcv}`.
 
 | Mask R-CNN R50, 800 x 1344, forward, ms | nearest + deconv | CARAFE in neck and mask head |
