@@ -129,8 +129,10 @@ def test_implementation_is_restored_after_an_error():
 
 
 def python(code: str, **env: str) -> subprocess.CompletedProcess:
+    """Run code in a process where nothing but ``env`` chooses the implementation."""
+    inherited = {name: value for name, value in os.environ.items() if name != "MMCARAFE_CPU"}
     return subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], env={**inherited, **env}, capture_output=True, text=True, check=True
     )
 
 
