@@ -19,9 +19,9 @@ import torch
 from benchmark_measure import Row, extra_memory, in_turn, machine, matmul_row, reuse_memory, summary
 from benchmark_model import model_rows
 from benchmark_peers import Inputs, mmcv_row, our_rows, pytorch_rows, replaced_rows
-from benchmark_readme import plot, write_readme
+from benchmark_readme import plot, read_with_markers, write_readme
 from benchmark_report import show, targets
-from common import InputError, run
+from common import run
 
 from mmcarafe.ops import cpu_implementations
 
@@ -131,8 +131,8 @@ def main() -> None:
     """Measure, print, and write the files."""
     args = parse_args()
     torch.set_num_threads(args.threads)
-    if args.readme and not Path(args.readme).is_file():
-        raise InputError(f"--readme: {args.readme} does not exist")
+    if args.readme:
+        read_with_markers(Path(args.readme))  # before half an hour of measuring
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     results = []

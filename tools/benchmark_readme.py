@@ -4,7 +4,7 @@
 from pathlib import Path
 
 import matplotlib
-from benchmark_report import best, find, total
+from benchmark_report import find, our_row, total
 from common import InputError
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
@@ -99,7 +99,7 @@ def _value(target: dict) -> str:
 
 
 def _shape_rows(data: dict) -> list[str]:
-    ours = best(data, "forward", "ours")["row"]
+    ours = our_row(data)
     lines = []
     for shape, layout in dict.fromkeys((r["shape"], r["layout"]) for r in data["results"]):
         times = [find(data, shape, layout, what, row)["ms"] for what in PASSES for row in ("nearest", ours)]
@@ -115,11 +115,19 @@ def _model_rows(data: dict) -> list[str]:
     return [f"| {part} | {a:.0f} | {b:.0f} |" for part, a, b in rows]
 
 
-def write_readme(data: dict, path: Path) -> None:
-    """Draw the plot and replace what stands between the two markers in a Markdown file."""
+def read_with_markers(path: Path) -> str:
+    """Text of a Markdown file that has the two markers; InputError for any other."""
+    if not path.is_file():
+        raise InputError(f"--readme: {path} does not exist")
     text = path.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise InputError(f"{path} needs the line '{BEGIN}' and, below it, '{END}', once each")
+    return text
+
+
+def write_readme(data: dict, path: Path) -> None:
+    """Draw the plot and replace what stands between the two markers in a Markdown file."""
+    text = read_with_markers(path)
     head, rest = text.split(BEGIN)
     plot(data, path.parent / PLOT)
     path.write_text(f"{head}{BEGIN}\n{section(data)}{END}{rest.split(END)[1]}", encoding="utf-8")

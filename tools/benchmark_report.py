@@ -5,8 +5,6 @@ from benchmark_peers import FORMS
 from rich.console import Console
 from rich.table import Table
 
-OUR_FORM = "mmcarafe reference"  # plain PyTorch too, but ours: not counted as a peer
-
 
 def find(data: dict, shape: str, layout: str, what: str, row: str) -> dict | None:
     """One measurement, or None if it was not made."""
@@ -14,12 +12,15 @@ def find(data: dict, shape: str, layout: str, what: str, row: str) -> dict | Non
     return next((r for r in data["results"] if key.items() <= r.items()), None)
 
 
+def our_row(data: dict) -> str:
+    """Name of the operator's rows with the best implementation that was measured: the first."""
+    return next(r["row"] for r in data["results"] if r["row"].startswith("mmcarafe"))
+
+
 def best(data: dict, what: str, kind: str, shape: str = "P3") -> dict | None:
-    """The fastest of a kind of row on contiguous maps: "ours", "eager" or "compiled"."""
+    """The fastest of the "eager" or "compiled" forms on contiguous maps; our own form is not among them."""
 
     def of_kind(row: str) -> bool:
-        if kind == "ours":
-            return row.startswith("mmcarafe") and row != OUR_FORM
         return row.endswith(", compiled") if kind == "compiled" else row in FORMS
 
     key = dict(shape=shape, layout="contiguous", what=what)
@@ -29,7 +30,7 @@ def best(data: dict, what: str, kind: str, shape: str = "P3") -> dict | None:
 
 def targets(data: dict) -> list[dict]:
     """Each ratio that is aimed at and that this run measured: its name, its value and its limit."""
-    ours = next((r["row"] for r in data["results"] if r["row"].startswith("mmcarafe")), OUR_FORM)
+    ours = our_row(data)
 
     def ms(shape: str, layout: str, what: str, row: str) -> float | None:
         found = find(data, shape, layout, what, row)
