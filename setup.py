@@ -2,11 +2,13 @@
 """Package metadata; tool settings are in pyproject.toml, tested pins in requirements/."""
 
 import re
+import shutil
 from pathlib import Path
 from subprocess import CalledProcessError
 from warnings import warn
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
 try:  # an isolated build has no torch: the package then installs without its CPU kernels
@@ -32,6 +34,26 @@ VERSION = re.search(
 ).group(1)
 
 
+class WithConfigsAndTools(build_py):
+    """Adds the folder in which mim and mmengine look for a package's configs and tools."""
+
+    def run(self):
+        """Build, then copy; an editable installation has links."""
+        super().run()
+        target = (ROOT if self.editable_mode else Path(self.build_lib)) / "mmcarafe/.mim"
+        if target.exists():
+            shutil.rmtree(target)
+        target.mkdir(parents=True)
+        for name in ("configs", "tools", "model-index.yml"):
+            source = ROOT / name
+            if self.editable_mode:
+                (target / name).symlink_to(source, target_is_directory=source.is_dir())
+            elif source.is_dir():
+                shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(source, target)
+
+
 def cpu_kernels() -> dict:
     """The optional extension: where it cannot be built, the operator runs in plain PyTorch."""
     if CppExtension is None:
@@ -50,7 +72,7 @@ def cpu_kernels() -> dict:
         extra_link_args=["-fopenmp"],
         optional=True,
     )
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": OptionalBuild}}
+    return {"ext_modules": [extension]}
 
 
 setup(
@@ -65,6 +87,7 @@ setup(
     install_requires=["torch>=2.4"],
     package_data={"mmcarafe.ops": ["csrc/*"]},
     **cpu_kernels(),
+    cmdclass={"build_py": WithConfigsAndTools, **({"build_ext": OptionalBuild} if CppExtension else {})},
     extras_require={
         # mmdet 3.3.0 refuses mmcv 2.2 and newer
         "openmmlab": ["mmengine>=0.10.4", "mmcv>=2.0.0,<2.2.0", "mmdet>=3.3.0"],

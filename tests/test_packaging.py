@@ -2,11 +2,13 @@
 """What each part of the package needs, and that it installs where its kernels cannot be built."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from mmengine.fileio import load
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,17 +36,83 @@ def test_the_layer_runs_without_mmcv():
     assert "[1, 8, 10, 14]" in result.stdout, result.stderr
 
 
-def test_a_build_without_a_compiler_installs_without_the_kernels(tmp_path):
+def without_compiler(tmp_path) -> dict:
+    """An environment in which the kernels cannot be built, which saves minutes."""
     compiler = tmp_path / "broken-c++"
     compiler.write_text("#!/bin/sh\nexit 1\n")
     compiler.chmod(0o755)
+    return {**os.environ, "CXX": str(compiler), "CC": str(compiler)}
+
+
+def test_a_build_without_a_compiler_installs_without_the_kernels(tmp_path):
     result = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--build-lib", tmp_path, "--build-temp", tmp_path],
         cwd=ROOT,
-        env={**os.environ, "CXX": str(compiler), "CC": str(compiler)},
+        env=without_compiler(tmp_path),
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr[-2000:]
     assert not list(tmp_path.rglob("*.so"))
     assert "mmcarafe._C" in result.stderr + result.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder with the package as its wheel installs it; the checkout is not used."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    ignore = shutil.ignore_patterns(
+        ".git", ".venv", "build", "*.egg-info", "*.so", ".mim", "data", "work_dirs"
+    )
+    shutil.copytree(ROOT, source, ignore=ignore)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
+    subprocess.run(build, check=True, env=without_compiler(folder), capture_output=True)
+    (wheel,) = folder.glob("mmcarafe-*.whl")
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)],
+        check=True,
+        capture_output=True,
+    )
+    shutil.rmtree(source)
+    return folder / "site"
+
+
+def run_installed(installed, *args, cwd) -> str:
+    env = {**os.environ, "PYTHONPATH": str(installed), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def test_the_wheel_has_configs_tools_and_an_index(installed):
+    mim = installed / "mmcarafe/.mim"
+    for folder in ("configs", "tools"):
+        expected = {
+            p.relative_to(ROOT) for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".sh", ".yml")
+        }
+        assert {
+            p.relative_to(mim) for p in (mim / folder).rglob("*") if p.suffix not in ("", ".pyc")
+        } == expected
+    index = load(mim / "model-index.yml")
+    models = [model for path in index["Import"] for model in load(mim / path)["Models"]]
+    assert {mim / model["Config"] for model in models} == set((mim / "configs/carafe").glob("*_coco.py"))
+
+
+def test_a_config_and_the_tools_run_from_an_installed_wheel(installed, tmp_path):
+    mim = installed / "mmcarafe/.mim"
+    run_installed(
+        installed, mim / "tools/make_shapes_dataset.py", "data/shapes", "--train", 2, "--val", 1, cwd=tmp_path
+    )
+    config = mim / "configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py"
+    small = ["model.backbone.base_channels=8", "model.neck.in_channels=[8,16,32,64]"]
+    run_installed(
+        installed, mim / "tools/train.py", config, "--work-dir", "work",
+        "--cfg-options", *small, "train_dataloader.batch_size=2", "train_cfg.max_epochs=1", cwd=tmp_path,
+    )  # fmt: skip
+    assert (tmp_path / "work/epoch_1.pth").is_file()
+    code = "import mmcarafe; print(mmcarafe.__file__)"
+    assert run_installed(installed, "-c", code, cwd=tmp_path).startswith(str(installed))

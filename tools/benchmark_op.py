@@ -19,9 +19,10 @@ import torch
 from benchmark_measure import Row, extra_memory, in_turn, machine, matmul_row, reuse_memory, summary
 from benchmark_model import model_rows
 from benchmark_peers import Inputs, mmcv_row, our_rows, pytorch_rows, replaced_rows
-from benchmark_readme import plot, read_with_markers, write_readme
+from benchmark_readme import NAME, plot, write_readme
 from benchmark_report import show, targets
 from common import run
+from readme import split_section
 
 from mmcarafe.ops import cpu_implementations
 
@@ -132,7 +133,7 @@ def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     if args.readme:
-        read_with_markers(Path(args.readme))  # before half an hour of measuring
+        split_section(Path(args.readme), NAME)  # before half an hour of measuring
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     results = []

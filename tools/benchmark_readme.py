@@ -5,9 +5,9 @@ from pathlib import Path
 
 import matplotlib
 from benchmark_report import find, our_row, total
-from common import InputError
+from readme import split_section, write_section
 
-BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+NAME = "benchmark"
 PLOT = "docs/benchmark.png"
 PASSES = ("forward", "forward+backward")
 
@@ -115,19 +115,8 @@ def _model_rows(data: dict) -> list[str]:
     return [f"| {part} | {a:.0f} | {b:.0f} |" for part, a, b in rows]
 
 
-def read_with_markers(path: Path) -> str:
-    """Text of a Markdown file that has the two markers; InputError for any other."""
-    if not path.is_file():
-        raise InputError(f"--readme: {path} does not exist")
-    text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise InputError(f"{path} needs the line '{BEGIN}' and, below it, '{END}', once each")
-    return text
-
-
 def write_readme(data: dict, path: Path) -> None:
-    """Draw the plot and replace what stands between the two markers in a Markdown file."""
-    text = read_with_markers(path)
-    head, rest = text.split(BEGIN)
+    """Draw the plot and replace the performance section of a Markdown file."""
+    split_section(path, NAME)
     plot(data, path.parent / PLOT)
-    path.write_text(f"{head}{BEGIN}\n{section(data)}{END}{rest.split(END)[1]}", encoding="utf-8")
+    write_section(path, NAME, section(data))

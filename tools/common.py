@@ -15,7 +15,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint
-from torch import nn
+from torch import Tensor, nn
 
 import mmcarafe.models  # noqa: F401  the allow-list for checkpoints, whichever config is run
 from mmcarafe.layers import UpsampleConfigError
@@ -86,14 +86,7 @@ def _datasets(dataset: dict | None) -> list[dict]:
 
 def check_checkpoint(model: nn.Module, path: str) -> None:
     """Raise InputError unless the checkpoint holds exactly the model's parameters and buffers."""
-    if "://" not in path and not Path(path).is_file():
-        raise InputError(f"checkpoint {path} does not exist")
-    try:
-        checkpoint = _load_checkpoint(path, map_location="cpu")
-    except (UnpicklingError, EOFError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise InputError(f"checkpoint {path} cannot be read as weights ({reason})") from error
-    theirs = checkpoint.get("state_dict", checkpoint)
+    _, theirs = read_state_dict(path)
     ours = unwrap(model).state_dict()
     missing = [key for key in ours if key not in theirs]
     unknown = [key for key in theirs if key not in ours]
@@ -112,6 +105,21 @@ def check_checkpoint(model: nn.Module, path: str) -> None:
             f"checkpoint {path} was made by another architecture than this config builds: "
             f"{', '.join(problems)}; use the config it was trained with"
         )
+
+
+def read_state_dict(path: str) -> tuple[dict, dict[str, Tensor]]:
+    """A checkpoint, and the state dict that it is or holds; InputError where there is none."""
+    if "://" not in path and not Path(path).is_file():
+        raise InputError(f"checkpoint {path} does not exist")
+    try:
+        checkpoint = _load_checkpoint(path, map_location="cpu")
+    except (UnpicklingError, EOFError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise InputError(f"checkpoint {path} cannot be read as weights ({reason})") from error
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"checkpoint {path} holds no state dict (parameters by name)")
+    return checkpoint, state
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -50,6 +50,14 @@ _ARGUMENTS = {
     "deconv": _deconv,
     "pixel_shuffle": _pixel_shuffle,
 }
+# What F.interpolate takes. A base config's stay in the dict when a child config adds a type, which they do
+# not concern: YOLOX has upsample_cfg=dict(scale_factor=2, mode="nearest").
+_INTERPOLATION = {
+    "mode": ("nearest", "nearest-exact", "bilinear", "bicubic", "area"),
+    "align_corners": (True, False, None),
+}
+# the type says it already
+_FIXED = {"nearest": ("mode", "align_corners"), "bilinear": ("mode",)}
 # Served by our modules instead of what is registered: mmcv's carafe layer, which has the same arguments and
 # parameters, is CUDA only.
 _OURS = {"carafe": lambda: CARAFE, "pixel_shuffle": pixel_shuffle_pack}
@@ -59,7 +67,8 @@ def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Regist
     """Build the upsampler that an ``upsample_cfg`` selects.
 
     Args:
-        cfg (dict): ``type`` and any of the type's own arguments. Types: ``nearest``, ``bilinear``,
+        cfg (dict): ``type`` and any of the type's own arguments; the ``mode`` and ``align_corners`` of an
+            interpolation are left out where the type does not take them. Types: ``nearest``, ``bilinear``,
             ``deconv``, ``pixel_shuffle``, ``carafe``, ``CARAFE``, or any registered module that takes
             ``channels`` and ``scale_factor``.
         channels (int): channels of the maps to upsample; the output has as many.
@@ -86,6 +95,10 @@ def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Regist
             f"upsample_cfg type {kind!r}: this component upsamples by {scale_factor}; leave scale_factor out"
         )
     module = _lookup(kind, registry)
+    takes = inspect.signature(module).parameters
+    for name, values in _INTERPOLATION.items():
+        if name in _FIXED.get(kind, ()) or (name not in takes and cfg.get(name) in values):
+            cfg.pop(name, None)
     if kind in _ARGUMENTS:
         defaults = _ARGUMENTS[kind](channels, scale_factor, cfg)
     else:
@@ -95,8 +108,9 @@ def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Regist
         inspect.signature(module).bind(**arguments)
         return module(**arguments)
     except (TypeError, ValueError, KeyError) as error:
-        takes = ", ".join(name for name in inspect.signature(module).parameters)
-        raise UpsampleConfigError(f"upsample_cfg type {kind!r}: {error}; it takes {takes}") from error
+        raise UpsampleConfigError(
+            f"upsample_cfg type {kind!r}: {error}; it takes {', '.join(takes)}"
+        ) from error
 
 
 def _lookup(kind, registry: Registry):

@@ -4,17 +4,46 @@
 from mmcarafe.layers import CARAFE
 
 from .checkpoint import allow_mmengine_types
+from .dense_heads import CondInstMaskHead, RTMDetInsHead, RTMDetInsSepBNHead, SOLOV2Head
 from .mask_heads import DynamicMaskHead, FCNMaskHead, HTCMaskHead, SCNetMaskHead
-from .necks import FPN, FPN_CARAFE
+from .more_necks import BFP, FPG, HRFPN, NASFCOS_FPN, YOLOXPAFPN, CSPNeXtPAFPN, YOLOV3Neck
+from .necks import FPN, FPN_CARAFE, PAFPN, FPN_DropBlock
+from .seg_heads import (
+    FusedSemanticHead,
+    MSDeformAttnPixelDecoder,
+    PanopticFPNHead,
+    PixelDecoder,
+    SCNetSemanticHead,
+    TransformerEncoderPixelDecoder,
+)
 
 __all__ = [
+    "BFP",
     "CARAFE",
+    "FPG",
     "FPN",
     "FPN_CARAFE",
+    "HRFPN",
+    "NASFCOS_FPN",
+    "PAFPN",
+    "YOLOXPAFPN",
+    "CSPNeXtPAFPN",
+    "CondInstMaskHead",
     "DynamicMaskHead",
     "FCNMaskHead",
+    "FPN_DropBlock",
+    "FusedSemanticHead",
     "HTCMaskHead",
+    "MSDeformAttnPixelDecoder",
+    "PanopticFPNHead",
+    "PixelDecoder",
+    "RTMDetInsHead",
+    "RTMDetInsSepBNHead",
     "SCNetMaskHead",
+    "SCNetSemanticHead",
+    "SOLOV2Head",
+    "TransformerEncoderPixelDecoder",
+    "YOLOV3Neck",
 ]
 
 allow_mmengine_types()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mmdet's necks, able to select any upsampler; registered under mmdet's names."""
+"""mmdet's FPN and its variants, able to select any upsampler; registered under mmdet's names."""
 
 from mmdet.models import necks
 from mmdet.registry import MODELS
@@ -8,15 +8,26 @@ from torch import Tensor
 
 from mmcarafe.layers import build_upsample
 
-from .upsample import SelectUpsample, by_name, crop_to
+from .upsample import InitUpsamplers, SelectUpsample, by_name, crop_to
+
+
+class SelectTopDown(SelectUpsample):
+    """Mixin: ``upsample_modules[i]`` upsamples lateral i + 1 to the size of lateral i."""
+
+    top_down = True
+
+    def upsample_steps(self) -> list[tuple[int, int] | None]:
+        """One step between each two neighbouring laterals."""
+        return [(self.out_channels, 2)] * (len(self.lateral_convs) - 1)
 
 
 @MODELS.register_module(force=True)
-class FPN(SelectUpsample, necks.FPN):
-    """mmdet's FPN whose ``upsample_cfg`` may name an upsampler: ``upsample_cfg=dict(type="CARAFE")``.
+class FPN(SelectTopDown, necks.FPN):
+    """Nearest-neighbour steps of the top-down path.
 
-    All other arguments, the extra levels and the outputs are mmdet's. ``upsample_modules[i]`` upsamples
-    level i + 1 to level i; an odd lateral (25 above 13) is met by cropping.
+    mmdet's FPN whose ``upsample_cfg`` may name an upsampler: ``upsample_cfg=dict(type="CARAFE")``. All other
+    arguments, the extra levels and the outputs are mmdet's. ``upsample_modules[i]`` upsamples level i + 1 to
+    level i; an odd lateral (25 above 13) is met by cropping.
 
     Raises:
         UpsampleConfigError: the type is not known or does not take the arguments.
@@ -30,18 +41,24 @@ class FPN(SelectUpsample, necks.FPN):
         [(1, 4, 25, 38), (1, 4, 13, 19), (1, 4, 7, 10)]
     """
 
-    def upsample_channels(self) -> list[int]:
-        """One upsampler between each two neighbouring laterals."""
-        return [self.out_channels] * (len(self.lateral_convs) - 1)
+
+@MODELS.register_module(force=True)
+class FPN_DropBlock(SelectTopDown, necks.FPN_DropBlock):  # noqa: N801  mmdet's name
+    """Nearest-neighbour steps of the top-down path; see :class:`FPN`."""
 
 
 @MODELS.register_module(force=True)
-class FPN_CARAFE(necks.FPN_CARAFE):  # noqa: N801  mmdet's name
-    """mmdet's FPN_CARAFE with upsamplers from the registry, so that it runs without CUDA.
+class PAFPN(SelectTopDown, necks.PAFPN):
+    """Nearest-neighbour steps of the top-down path; see :class:`FPN`. The bottom-up path is mmdet's."""
 
-    Released CARAFE checkpoints have this neck. It is not FPN with CARAFE: its P6 is a convolution that
-    joins the top-down path. ``deconv`` and ``pixel_shuffle`` can be selected too, with or without mmdet's
-    ``upsample_kernel``.
+
+@MODELS.register_module(force=True)
+class FPN_CARAFE(InitUpsamplers, necks.FPN_CARAFE):  # noqa: N801  mmdet's name
+    """All its upsamplers, P6 to P5 included.
+
+    mmdet's FPN_CARAFE with upsamplers from the registry, so that it runs without CUDA. Released CARAFE
+    checkpoints have this neck. It is not FPN with CARAFE: its P6 is a convolution that joins the top-down
+    path. ``deconv`` and ``pixel_shuffle`` can be selected too, with or without mmdet's ``upsample_kernel``.
 
     Raises:
         UpsampleConfigError: the type is not known or does not take the arguments.
@@ -67,10 +84,3 @@ class FPN_CARAFE(necks.FPN_CARAFE):  # noqa: N801  mmdet's name
     def slice_as(self, src: Tensor, dst: Tensor) -> Tensor:
         """Cut ``src`` to the height and width of ``dst``; a ValueError names both where that cannot be."""
         return crop_to(src, dst.shape[2:])
-
-    def init_weights(self) -> None:
-        """mmdet's Xavier for all convolutions, then each upsampler's own initialisation."""
-        super().init_weights()
-        for upsample in self.upsample_modules:
-            if hasattr(upsample, "init_weights"):
-                upsample.init_weights()

@@ -10,7 +10,7 @@ from mmengine.model import ModuleList
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mmcarafe.layers import build_upsample
+from mmcarafe.layers import UpsampleConfigError, build_upsample
 
 
 def crop_to(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -35,18 +35,20 @@ def crop_to(x: Tensor, size: tuple[int, int]) -> Tensor:
 class InterpolateWith(TorchFunctionMode):
     """While active, each ``F.interpolate(x, size=...)`` runs the next of ``modules`` and crops to ``size``.
 
-    mmdet's necks call ``F.interpolate`` in the middle of their ``forward``. Answering those calls, through
-    torch's own protocol for overriding its functions, leaves the rest of ``forward`` to mmdet. Calls made
-    inside a module are not answered (torch deactivates a mode while it handles a call).
+    mmdet's components call ``F.interpolate``, or ``nn.Upsample`` that does, in the middle of their
+    ``forward``. Answering those calls, through torch's own protocol for overriding its functions, leaves the
+    rest of ``forward`` to mmdet. Calls made inside a module are not answered (torch deactivates a mode while
+    it handles a call).
 
     Args:
-        modules (iterable of nn.Module): upsamplers in the order in which ``forward`` interpolates.
+        modules (iterable of nn.Module or None): upsamplers in the order in which ``forward`` interpolates;
+            None leaves that call to torch.
 
     Raises:
         RuntimeError: there were more or fewer calls than modules.
     """
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
+    def __init__(self, modules: Iterable[nn.Module | None]) -> None:
         super().__init__()
         self.modules = list(modules)
         self.calls = 0
@@ -58,7 +60,10 @@ class InterpolateWith(TorchFunctionMode):
         self.calls += 1
         if self.calls > len(self.modules):
             raise RuntimeError(f"forward interpolates more often than its {len(self.modules)} upsamplers")
-        x = self.modules[self.calls - 1](args[0])
+        module = self.modules[self.calls - 1]
+        if module is None:
+            return func(*args, **kwargs)
+        x = module(args[0])
         size = args[1] if len(args) > 1 else kwargs.get("size")
         return x if size is None else crop_to(x, size)
 
@@ -77,31 +82,58 @@ def by_name(constructor: Callable, args: tuple, kwargs: dict) -> tuple[tuple, di
     return (), {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-class SelectUpsample:
-    """Mixin in front of an mmdet neck that upsamples with ``F.interpolate``.
+class InitUpsamplers:
+    """Mixin in front of an mmdet component that keeps its upsamplers in ``upsample_modules``."""
 
-    Without a ``type`` in ``upsample_cfg`` the neck is mmdet's own. With one, ``upsample_modules`` holds an
-    upsampler from :func:`mmcarafe.layers.build_upsample` for each step; a neck states ``upsample_channels``.
+    def init_weights(self) -> None:
+        """mmdet's initialisation, then each upsampler's own, which a parent may have painted over."""
+        super().init_weights()
+        for upsample in self.upsample_modules:
+            if hasattr(upsample, "init_weights"):
+                upsample.init_weights()
+
+
+class SelectUpsample(InitUpsamplers):
+    """Mixin in front of an mmdet component whose ``forward`` upsamples with ``F.interpolate``.
+
+    Without a ``type`` in ``upsample_cfg`` the component is mmdet's own. With one, ``upsample_modules`` holds
+    an upsampler from :func:`mmcarafe.layers.build_upsample` for each step of ``upsample_steps``, which is all
+    that a component has to state.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
-        args, kwargs = by_name(super().__init__, args, kwargs)
-        upsample_cfg = dict(kwargs.pop("upsample_cfg", None) or dict(mode="nearest"))
-        selected = upsample_cfg.get("type") is not None
-        plain = {name: value for name, value in upsample_cfg.items() if name != "type"}
-        super().__init__(*args, upsample_cfg=dict(mode="nearest") if selected else plain, **kwargs)
-        self.upsample_modules = ModuleList(
-            build_upsample(upsample_cfg, channels, 2, MODELS)
-            for channels in (self.upsample_channels() if selected else [])
-        )
+    top_down = False
+    """Whether ``forward`` begins with the last of ``upsample_modules``, so that module i makes level i."""
 
-    def upsample_channels(self) -> list[int]:
-        """Channels of each upsampler; module i upsamples level i + 1 to the size of level i."""
+    def __init__(self, *args, **kwargs) -> None:
+        constructor = super().__init__
+        args, kwargs = by_name(constructor, args, kwargs)
+        cfg = dict(kwargs.pop("upsample_cfg", None) or {})
+        selected = cfg.get("type") is not None
+        interpolation = {} if selected else {name: value for name, value in cfg.items() if name != "type"}
+        if interpolation:
+            if "upsample_cfg" not in inspect.signature(constructor).parameters:
+                raise UpsampleConfigError(
+                    f"{type(self).__name__} interpolates in a fixed way: expected an upsample_cfg with a "
+                    f"type, for instance dict(type='CARAFE'), got {cfg}"
+                )
+            kwargs["upsample_cfg"] = interpolation
+        super().__init__(*args, **kwargs)
+        steps = self.upsample_steps() if selected else []
+        modules = [build_upsample(cfg, *step, MODELS) for step in steps if step is not None]
+        self.upsample_modules = ModuleList(reversed(modules) if self.top_down else modules)
+        order = iter(range(len(modules))[:: -1 if self.top_down else 1])
+        self._calls = tuple(None if step is None else next(order) for step in steps)
+
+    def upsample_steps(self) -> list[tuple[int, int] | None]:
+        """Channels and scale factor of each interpolation, in the order of ``forward``.
+
+        None stands for one that does not enlarge its input, or not that of a feature map.
+        """
         raise NotImplementedError
 
-    def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """mmdet's forward, with the selected upsamplers from the top level down."""
+    def forward(self, inputs, *args, **kwargs):
+        """mmdet's forward, with the selected upsamplers."""
         if len(self.upsample_modules) == 0:
-            return super().forward(inputs)
-        with InterpolateWith(reversed(self.upsample_modules)):
-            return super().forward(inputs)
+            return super().forward(inputs, *args, **kwargs)
+        with InterpolateWith(None if i is None else self.upsample_modules[i] for i in self._calls):
+            return super().forward(inputs, *args, **kwargs)

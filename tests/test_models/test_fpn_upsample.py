@@ -142,7 +142,7 @@ def test_the_options_of_a_type_reach_its_modules():
     [
         (dict(type="carefe"), "did you mean 'carafe'?"),
         (dict(type="CARAFE", up_krenel=3), "unexpected keyword argument 'up_krenel'"),
-        (dict(type="CARAFE", mode="nearest"), "unexpected keyword argument 'mode'"),
+        (dict(type="CARAFE", mode="nearset"), "unexpected keyword argument 'mode'"),
         (dict(type="CARAFE", scale_factor=4), "this component upsamples by 2"),
     ],
     ids=str,

@@ -18,6 +18,9 @@ import benchmark_peers
 import benchmark_readme
 import benchmark_report
 from common import InputError
+from readme import markers
+
+BEGIN, END = markers(benchmark_readme.NAME)
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +103,11 @@ def test_targets(measured):
 
 def test_readme_section_is_replaced(measured, tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"above\n{benchmark_readme.BEGIN}\nold\n{benchmark_readme.END}\nbelow\n")
+    readme.write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
     benchmark_readme.write_readme(complete(measured), readme)
     text = readme.read_text()
-    assert text.startswith(f"above\n{benchmark_readme.BEGIN}\nOne run of")
-    assert text.endswith(f"{benchmark_readme.END}\nbelow\n")
+    assert text.startswith(f"above\n{BEGIN}\nOne run of")
+    assert text.endswith(f"{END}\nbelow\n")
     assert "old" not in text.split()
     assert "| together | 100 | 102 |" in text
     assert (tmp_path / benchmark_readme.PLOT).is_file()

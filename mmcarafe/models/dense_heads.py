@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mmdet's one-stage mask branches, able to select any upsampler; registered under mmdet's names."""
+
+from mmdet.models import dense_heads
+from mmdet.models.dense_heads import condinst_head, solov2_head
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from torch import nn
+
+from mmcarafe.layers import UpsampleConfigError, build_upsample
+
+from .upsample import InitUpsamplers, SelectUpsample, by_name
+
+
+class SOLOV2MaskFeatModule(SelectUpsample, solov2_head.MaskFeatModule):
+    """The mask features of :class:`SOLOV2Head`."""
+
+    def upsample_steps(self) -> list[tuple[int, int] | None]:
+        """Level i takes i steps to the size of level 0."""
+        return [(self.feat_channels, 2)] * sum(range(self.start_level, self.end_level + 1))
+
+
+class CondInstMaskFeatModule(InitUpsamplers, condinst_head.MaskFeatModule):
+    """The mask features of :class:`CondInstMaskHead`.
+
+    Each upsampler follows the convolution of its level, whose output then has the target's size, so that the
+    parent's ``aligned_bilinear`` has nothing left to do.
+    """
+
+    def __init__(self, *args, upsample_cfg: dict, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        for i, level in enumerate(self.convs_all_levels):
+            if i > 0:
+                level.add_module("upsample", build_upsample(upsample_cfg, self.feat_channels, 2**i, MODELS))
+
+    @property
+    def upsample_modules(self) -> list[nn.Module]:
+        """The upsamplers of all levels but the first."""
+        return [level.upsample for level in self.convs_all_levels[1:]]
+
+
+class SelectMaskFeatures:
+    """Mixin in front of a head that builds its ``mask_feature_head`` itself."""
+
+    mask_features: type[nn.Module]
+
+    def __init__(self, *args, **kwargs) -> None:
+        args, kwargs = by_name(super().__init__, args, kwargs)
+        theirs = ConfigDict(kwargs.pop("mask_feature_head"))
+        upsample_cfg = dict(theirs.pop("upsample_cfg", None) or {})
+        super().__init__(*args, mask_feature_head=theirs, **kwargs)
+        if upsample_cfg.get("type") is not None:
+            self.mask_feature_head = self.mask_features(**theirs, upsample_cfg=upsample_cfg)
+        elif set(upsample_cfg) - {"type"}:
+            raise UpsampleConfigError(
+                f"mask_feature_head: expected an upsample_cfg with a type, got {upsample_cfg}"
+            )
+
+
+@MODELS.register_module(force=True)
+class SOLOV2Head(SelectMaskFeatures, dense_heads.SOLOV2Head):
+    """``mask_feature_head``: the bilinear step behind each convolution of a level.
+
+    Args:
+        mask_feature_head (dict): mmdet's, and ``upsample_cfg``.
+
+    Raises:
+        UpsampleConfigError: the type is not known or does not take the arguments.
+    """
+
+    mask_features = SOLOV2MaskFeatModule
+
+
+@MODELS.register_module(force=True)
+class CondInstMaskHead(SelectMaskFeatures, dense_heads.CondInstMaskHead):
+    """``mask_feature_head``: the steps by 2 and 4 to the finest level.
+
+    Args:
+        mask_feature_head (dict): mmdet's, and ``upsample_cfg``.
+
+    Raises:
+        UpsampleConfigError: the type is not known or does not take the arguments.
+    """
+
+    mask_features = CondInstMaskFeatModule
+
+
+class SelectMaskFusion(SelectUpsample):
+    """Mixin: steps from the coarser levels of the mask features to the finest."""
+
+    def upsample_steps(self) -> list[tuple[int, int] | None]:
+        """One step for each level but the finest."""
+        return [(self.in_channels, 2**i) for i in range(1, self.mask_head.num_levels)]
+
+
+@MODELS.register_module(force=True)
+class RTMDetInsHead(SelectMaskFusion, dense_heads.RTMDetInsHead):
+    """The steps by 2 and 4 of its mask features."""
+
+
+@MODELS.register_module(force=True)
+class RTMDetInsSepBNHead(SelectMaskFusion, dense_heads.RTMDetInsSepBNHead):
+    """The steps by 2 and 4 of its mask features."""

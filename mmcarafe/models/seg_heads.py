@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mmdet's semantic heads and pixel decoders, able to select any upsampler; registered under mmdet's names."""
+
+from mmdet.models import layers, seg_heads
+from mmdet.models.roi_heads import mask_heads
+from mmdet.registry import MODELS
+
+from .upsample import SelectUpsample
+
+
+@MODELS.register_module(force=True)
+class PanopticFPNHead(SelectUpsample, seg_heads.PanopticFPNHead):
+    """The bilinear step behind each convolution of a level.
+
+    Example:
+        >>> import torch
+        >>> from mmcarafe.models import PanopticFPNHead
+        >>> head = PanopticFPNHead(4, 3, in_channels=8, inner_channels=32, end_level=2,
+        ...                        upsample_cfg=dict(type="CARAFE"))
+        >>> head((torch.rand(1, 8, 16, 16), torch.rand(1, 8, 8, 8)))["seg_preds"].shape
+        torch.Size([1, 4, 16, 16])
+    """
+
+    def upsample_steps(self) -> list[tuple[int, int] | None]:
+        """Level i takes i steps to the size of level 0."""
+        return [(self.inner_channels, 2)] * sum(range(self.start_level, self.end_level))
+
+
+class SelectFused(SelectUpsample):
+    """Mixin: steps from the levels above the fused one."""
+
+    def upsample_steps(self) -> list[tuple[int, int] | None]:
+        """One step for each level but the fused one; finer levels are reduced, which stays mmdet's."""
+        scales = {i: 2 ** (i - self.fusion_level) for i in range(self.fusion_level + 1, self.num_ins)}
+        others = [i for i in range(self.num_ins) if i != self.fusion_level]
+        return [(self.in_channels, scales[i]) if i in scales else None for i in others]
+
+
+@MODELS.register_module(force=True)
+class FusedSemanticHead(SelectFused, mask_heads.FusedSemanticHead):
+    """HTC's semantic branch: the steps by 2, 4 and 8 from coarser levels to the fused one."""
+
+
+@MODELS.register_module(force=True)
+class SCNetSemanticHead(SelectFused, mask_heads.SCNetSemanticHead):
+    """SCNet's semantic branch: the steps by 2, 4 and 8 from coarser levels to the fused one."""
+
+
+@MODELS.register_module(force=True)
+class PixelDecoder(SelectUpsample, layers.PixelDecoder):
+    """Nearest-neighbour steps of the top-down path."""
+
+    def upsample_steps(self) -> list[tuple[int, int] | None]:
+        """One step between each two neighbouring levels."""
+        return [(self.mask_feature.in_channels, 2)] * (self.num_inputs - 1)
+
+
+@MODELS.register_module(force=True)
+class TransformerEncoderPixelDecoder(SelectUpsample, layers.TransformerEncoderPixelDecoder):
+    """MaskFormer's: nearest-neighbour steps of the top-down path."""
+
+    def upsample_steps(self) -> list[tuple[int, int] | None]:
+        """The padding mask's, which is reduced, then one step between each two neighbouring levels."""
+        return [None, *[(self.mask_feature.in_channels, 2)] * (self.num_inputs - 1)]
+
+
+@MODELS.register_module(force=True)
+class MSDeformAttnPixelDecoder(SelectUpsample, layers.MSDeformAttnPixelDecoder):
+    """Mask2Former's: the bilinear step to the level that its encoder leaves out."""
+
+    def upsample_steps(self) -> list[tuple[int, int] | None]:
+        """One step for each level that the encoder does not see."""
+        return [(self.mask_feature.in_channels, 2)] * (self.num_input_levels - self.num_encoder_levels)

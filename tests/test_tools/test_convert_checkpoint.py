@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of other implementations give the same outputs here, or are refused with the reason."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmcv.ops import CARAFEPack
+from samples import assert_close, loop
+from test_train_and_test import refused, tool
+from torch import nn
+
+from mmcarafe.layers import CARAFE
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+from common import InputError
+from convert_checkpoint import convert
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias and a BatchNorm, as projects wrap them."""
+
+    def __init__(self, channels, out_channels, kernel, eps, activation):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels, eps=eps)
+        self.act = nn.ReLU() if activation else nn.Identity()
+
+    def forward(self, x):
+        return self.act(self.bn(self.conv(x)))
+
+
+class Wrapped(nn.Module):
+    """The operator with wrapped convolutions; ``names`` are those of the two wrappers."""
+
+    def __init__(self, names=("comp", "enc"), eps=1e-5, activations=(False, False)):
+        super().__init__()
+        self.names = names
+        self.add_module(names[0], ConvNorm(6, 4, 1, eps, activations[0]))
+        self.add_module(names[1], ConvNorm(4, 36, 3, eps, activations[1]))
+
+    def forward(self, x):
+        masks = x
+        for name in self.names:
+            masks = getattr(self, name)(masks)
+        return loop(x, nn.functional.pixel_shuffle(masks, 2).softmax(1), 3, 1, 2)
+
+
+def trained(**options):
+    """A module whose norms have seen data and whose kernels are far from uniform, in evaluation mode."""
+    module = Wrapped(**options).double()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    module(torch.randn(8, 6, 4, 4).double())
+    return module.eval()
+
+
+def ours(state, **options):
+    layer = CARAFE(6, up_kernel=3, compressed_channels=4, **options).double().eval()
+    layer.load_state_dict(state, strict=True)
+    return layer
+
+
+X = torch.randn(2, 6, 5, 4, generator=torch.Generator().manual_seed(0)).double()
+
+
+@pytest.mark.parametrize("names", [("comp", "enc"), ("channel_compressor", "content_encoder")], ids=str)
+@pytest.mark.parametrize("eps", [1e-5, 1e-3])
+def test_a_batch_norm_is_folded_exactly(names, eps):
+    module = trained(names=names, eps=eps)
+    state = module.state_dict()
+    (line,) = convert(state, "none", eps)
+    assert f"{names[0]}.conv -> channel_compressor with its BatchNorm" in line
+    assert set(state) == set(CARAFE(6).state_dict())
+    assert_close(ours(state)(X), module(X), rtol=1e-9, atol=1e-9)
+
+
+def test_norms_with_an_activation_behind_both_are_kept():
+    module = trained(activations=(True, True))
+    state = module.state_dict()
+    convert(state, "both")
+    layer = ours(state, norm_cfg=dict(type="BN"), act_cfg=dict(type="ReLU"))
+    assert_close(layer(X), module(X), rtol=1e-9, atol=1e-9)
+
+
+def test_every_module_of_a_model_is_converted_and_nothing_else_is_touched():
+    model = nn.ModuleDict(dict(neck=nn.ModuleList([trained(), trained()]), head=nn.Linear(2, 2)))
+    state = model.state_dict()
+    head = state["head.weight"]
+    lines = convert(state, "none")
+    assert [line.split(":")[0] for line in lines] == ["neck.0", "neck.1"]
+    assert state["head.weight"] is head
+    assert {key.split(".")[2] for key in state if key.startswith("neck")} == {
+        "channel_compressor",
+        "content_encoder",
+    }
+
+
+def test_our_names_need_nothing():
+    state = {f"neck.{key}": value for key, value in CARAFEPack(6, 2).state_dict().items()}
+    before = dict(state)
+    assert convert(state) == ["neck: named as here already"]
+    assert state == before
+
+
+@pytest.mark.parametrize(
+    ("change", "activation", "message"),
+    [
+        ({}, None, "say with --activation"),
+        ({}, "compressor", "behind the compressor alone cannot be worked into a convolution"),
+        ({}, "encoder", "behind the encoder alone"),
+        ({"comp.conv.weight": torch.rand(4, 6, 3, 3)}, "none", "expected a 1 x 1 convolution"),
+        ({"out.weight": torch.rand(6, 6, 1, 1)}, "none", "a convolution that CARAFE does not have"),
+    ],
+    ids=["silent", "compressor", "encoder", "kernel", "out"],
+)
+def test_what_has_no_counterpart_is_refused(change, activation, message):
+    state = {**trained().state_dict(), **change}
+    before = dict(state)
+    with pytest.raises(InputError, match=message):
+        convert(state, activation)
+    assert state == before
+
+
+def test_a_layout_with_several_operators_is_refused():
+    state = {
+        "channel_compressor.compressor_conv.weight": torch.rand(4, 6, 1, 1),
+        "context_encoder.encoder_conv.weight": torch.rand(36, 4, 3, 3),
+    }
+    with pytest.raises(InputError, match="softmax over the width"):
+        convert(state, "none")
+
+
+def test_the_command_writes_a_checkpoint_and_never_over_one(tmp_path):
+    module = trained()
+    torch.save(dict(meta=dict(epoch=3), state_dict=module.state_dict()), tmp_path / "theirs.pth")
+    done = tool("convert_checkpoint.py", "theirs.pth", "ours.pth", "--activation", "none", cwd=tmp_path)
+    assert "comp.conv -> channel_compressor" in done.stdout
+    written = torch.load(tmp_path / "ours.pth", weights_only=True)
+    assert written["meta"] == dict(epoch=3)
+    assert_close(ours(written["state_dict"])(X), module(X), rtol=1e-9, atol=1e-9)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours.pth", "theirs.pth"]
+    refused("convert_checkpoint.py", "theirs.pth", "ours.pth", cwd=tmp_path, match="ours.pth exists")
+    refused("convert_checkpoint.py", "no.pth", "new.pth", cwd=tmp_path, match="no.pth does not exist")
+    torch.save(dict(a=torch.ones(1)), tmp_path / "other.pth")
+    refused("convert_checkpoint.py", "other.pth", "new.pth", cwd=tmp_path, match="no CARAFE weights found")

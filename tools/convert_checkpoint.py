@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bring CARAFE weights of other implementations into this one's parameter names.
+
+Known layouts: mmcv's and mmdet's, the standalone CUDA packages' and mps-carafe's (all the same names, nothing
+to do), and PyTorch modules whose convolutions are wrapped together with a BatchNorm.
+"""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from common import InputError, read_state_dict, run
+from torch import Tensor
+
+COMPRESSOR, ENCODER = "channel_compressor", "content_encoder"
+
+
+class Layout(NamedTuple):
+    """How an implementation calls its convolutions, and the BatchNorm behind each."""
+
+    compressor: str
+    encoder: str
+    compressor_norm: str
+    encoder_norm: str
+    refusal: str = ""
+
+
+LAYOUTS = (
+    Layout("comp.conv", "enc.conv", "comp.bn", "enc.bn"),
+    Layout(f"{COMPRESSOR}.conv", f"{ENCODER}.conv", f"{COMPRESSOR}.bn", f"{ENCODER}.bn"),
+    Layout(
+        f"{COMPRESSOR}.compressor_conv",
+        "context_encoder.encoder_conv",
+        f"{COMPRESSOR}.compressor_bn",
+        "context_encoder.encoder_bn",
+        "modules with these names exist with several operators (a plain view for the pixel shuffle, a "
+        "softmax over the width), so equal weights do not give equal outputs; train again",
+    ),
+)
+ACTIVATION_HELP = (
+    "which convolutions of the source have an activation behind them (a state dict does not tell; look "
+    "at its forward): none, compressor, encoder or both. Needed where convolutions are wrapped"
+)
+
+
+def find_modules(state: dict[str, Tensor]) -> dict[str, Layout | None]:
+    """Prefix of each CARAFE module, with its layout; None where the names are ours already."""
+    found = {}
+    for key in state:
+        if key.endswith(f"{COMPRESSOR}.weight") and key.replace(COMPRESSOR, ENCODER) in state:
+            found[key.removesuffix(f"{COMPRESSOR}.weight")] = None
+        for layout in LAYOUTS:
+            suffix = f"{layout.compressor}.weight"
+            prefix = key.removesuffix(suffix)
+            if f".{key}".endswith(f".{suffix}") and f"{prefix}{layout.encoder}.weight" in state:
+                found[prefix] = layout
+    return found
+
+
+def fold(state: dict[str, Tensor], conv: str, norm: str, eps: float) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with the evaluation-mode BatchNorm behind it worked in."""
+    weight = state[f"{conv}.weight"]
+    bias = state.get(f"{conv}.bias", weight.new_zeros(len(weight)))
+    if f"{norm}.weight" not in state:
+        return weight, bias
+    gamma, beta, mean, var = (
+        state[f"{norm}.{name}"].double() for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = gamma / (var + eps).sqrt()
+    folded = weight.double() * scale[:, None, None, None], beta + (bias.double() - mean) * scale
+    return folded[0].to(weight.dtype), folded[1].to(weight.dtype)
+
+
+def convert_module(state: dict[str, Tensor], prefix: str, layout: Layout, activation: str, eps: float) -> str:
+    """Rename one module's entries in place; what was done, in words."""
+    parts = {
+        COMPRESSOR: (prefix + layout.compressor, prefix + layout.compressor_norm),
+        ENCODER: (prefix + layout.encoder, prefix + layout.encoder_norm),
+    }
+    name = prefix.rstrip(".") or "the module"
+    if layout.refusal:
+        raise InputError(f"{name}: {layout.refusal}")
+    if state[f"{parts[COMPRESSOR][0]}.weight"].shape[2:] != (1, 1):
+        shape = tuple(state[f"{parts[COMPRESSOR][0]}.weight"].shape)
+        raise InputError(f"{name}: expected a 1 x 1 convolution as compressor, got weights of shape {shape}")
+    check_activation(name, activation)
+    extra = [key for key in state if key.startswith(f"{prefix}out.")]
+    if extra:
+        raise InputError(
+            f"{name}: {extra[0]} belongs to a convolution that CARAFE does not have; train again"
+        )
+    words = []
+    for ours, (conv, norm) in parts.items():
+        with_norm = f"{norm}.weight" in state
+        if activation == "both" and with_norm:
+            _keep_norm(state, prefix, ours, conv, norm)
+        else:
+            weight, bias = fold(state, conv, norm, eps)
+            _drop(state, conv, norm)
+            state |= {f"{prefix}{ours}.weight": weight, f"{prefix}{ours}.bias": bias}
+        words.append(f"{conv.removeprefix(prefix)} -> {ours}" + (" with its BatchNorm" if with_norm else ""))
+    return f"{name}: {', '.join(words)}"
+
+
+def check_activation(name: str, activation: str | None) -> None:
+    """Raise InputError where no CARAFE computes the same as the source."""
+    if activation is None:
+        raise InputError(f"{name}: say with --activation {ACTIVATION_HELP}")
+    if activation in ("compressor", "encoder"):
+        raise InputError(
+            f"{name}: an activation behind the {activation} alone cannot be worked into a convolution, and "
+            "this layer has one behind both (act_cfg) or none; train again, starting without these weights"
+        )
+
+
+def _keep_norm(state: dict[str, Tensor], prefix: str, ours: str, conv: str, norm: str) -> None:
+    """Names of a layer with norm_cfg and act_cfg: the norm is the first entry behind its convolution."""
+    post = f"{prefix}{'compressor' if ours == COMPRESSOR else 'encoder'}_post.0"
+    weight = state[f"{conv}.weight"]
+    entries = {f"{prefix}{ours}.weight": weight}
+    entries[f"{prefix}{ours}.bias"] = state.get(f"{conv}.bias", weight.new_zeros(len(weight)))
+    for key in [key for key in state if key.startswith(f"{norm}.")]:
+        entries[f"{post}.{key.removeprefix(norm + '.')}"] = state[key]
+    _drop(state, conv, norm)
+    state |= entries
+
+
+def _drop(state: dict[str, Tensor], *names: str) -> None:
+    for key in [key for key in state if key.startswith(tuple(f"{name}." for name in names))]:
+        del state[key]
+
+
+def convert(state: dict[str, Tensor], activation: str | None = None, eps: float = 1e-5) -> list[str]:
+    """Rename in place every CARAFE module of a state dict; a line for each.
+
+    Args:
+        state (dict[str, Tensor]): parameters and buffers by name; other entries stay as they are.
+        activation (str, optional): ``none``, ``compressor``, ``encoder`` or ``both``; see the command's help.
+        eps (float): of the source's BatchNorm layers.
+
+    Raises:
+        InputError: there is no CARAFE module, or one has no counterpart that computes the same.
+    """
+    modules = find_modules(state)
+    if not modules:
+        known = ", ".join(sorted({COMPRESSOR, *(layout.compressor for layout in LAYOUTS)}))
+        raise InputError(f"no CARAFE weights found: no parameter is called {known}")
+    return [
+        f"{prefix.rstrip('.') or 'the module'}: named as here already"
+        if layout is None
+        else convert_module(state, prefix, layout, activation, eps)
+        for prefix, layout in modules.items()
+    ]
+
+
+def main() -> None:
+    """Read, convert, report, write."""
+    parser = argparse.ArgumentParser(description="Convert CARAFE weights of other implementations")
+    parser.add_argument("source", help="checkpoint or state dict")
+    parser.add_argument("target", help="file to write")
+    parser.add_argument(
+        "--activation", choices=["none", "compressor", "encoder", "both"], help=ACTIVATION_HELP
+    )
+    parser.add_argument("--bn-eps", type=float, default=1e-5, help="eps of the source's BatchNorm (1e-5; "
+                        "YOLO models often have 1e-3)")  # fmt: skip
+    args = parser.parse_args()
+    if Path(args.target).exists():
+        raise InputError(f"{args.target} exists; choose another name, nothing is overwritten")
+    checkpoint, state = read_state_dict(args.source)
+    for line in convert(state, args.activation, args.bn_eps):
+        print(line)
+    if args.activation == "both":
+        print("use it with upsample_cfg=dict(type='CARAFE', norm_cfg=..., act_cfg=...) of the source's kinds")
+    partial = Path(f"{args.target}.part")
+    torch.save(checkpoint, partial)
+    partial.rename(args.target)
+    print(f"wrote {args.target}")
+
+
+if __name__ == "__main__":
+    run(main)

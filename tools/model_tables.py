@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README's tables of components and configs, made from the classes and the config files."""
+
+import argparse
+import inspect
+import re
+from pathlib import Path
+
+import torch
+from common import run
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import MODELS, init_default_scope
+from readme import write_section
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import mmcarafe.models
+from mmcarafe.layers import CARAFE
+
+CONFIGS = Path(__file__).parents[1] / "configs/carafe"
+IMAGE = (1, 3, 800, 1344)
+ROIS = 100  # detections that get a mask
+OTHERS = {
+    "NASFPN, DyHead": "not done: their steps are weighted sums with levels resized by the same factor",
+    "YOLACT's ProtoNet, CTResNetNeck, Hourglass, HRNet": "not done: nobody was seen to ask for it",
+    "PointRend's heads": "they predict at sampled points; its FPN takes an upsampler",
+    "GridHead": "its grouped deconvolutions make the prediction itself",
+    "FeatureRelayHead": "it makes a map from a vector",
+}
+
+
+def components() -> list[tuple[str, str]]:
+    """Each class registered under mmdet's name, and what an upsampler replaces in it."""
+    rows = []
+    for name in sorted(mmcarafe.models.__all__, key=str.lower):
+        if name == "CARAFE":
+            continue
+        first = inspect.getdoc(getattr(mmcarafe.models, name)).split("\n\n")[0]
+        text = " ".join(first.split()).rstrip(".")
+        rows.append((f"`{name}`", re.sub(r"`+", "`", re.sub(r":class:`(\w+)`", r"`\1`", text))))
+    return rows
+
+
+def base_of(path: Path) -> str | None:
+    """The mmdet config that a config inherits; None if it puts several together."""
+    bases = re.search(r"_base_ = (\[.*?\]|\".*?\")", path.read_text(encoding="utf-8"), re.DOTALL)
+    names = re.findall(r'"(.+?)"', bases.group(1))
+    theirs = [name for name in names if name.startswith("mmdet::")]
+    if theirs:
+        return theirs[0] if len(theirs) == 1 else None
+    return next(filter(None, (base_of(path.parent / name) for name in names)), None)
+
+
+def build(config: Config) -> nn.Module:
+    """The detector, its parameters without memory."""
+    init_default_scope("mmdet")
+    config.model.backbone.init_cfg = None
+    with torch.device("meta"):
+        return MODELS.build(config.model).eval()
+
+
+def where(model: nn.Module) -> list[str]:
+    """The components that hold CARAFE modules, as a config names them."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, CARAFE):
+            owner = re.split(r"\.(?:upsample|convs_all_levels)", name)[0]
+            found[re.sub(r"\.\d+", "", owner)] = None
+    return list(found)
+
+
+@torch.no_grad()
+def flops(model: nn.Module, parts: list[str]) -> int:
+    """Floating point operations of these components, for one image; counted, not computed, where possible."""
+    levels = model.backbone(torch.empty(IMAGE, device="meta"))
+    maps = model.neck(levels) if model.with_neck else levels
+    total = 0
+    for name in parts:
+        if name == "roi_head.mask_head":
+            heads = model.roi_head.mask_head
+            for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
+                total += _count(head, torch.empty(ROIS, head.in_channels, 14, 14, device="meta"))
+        elif name == "panoptic_head.pixel_decoder":
+            # deformable attention reads the sizes of its levels from a tensor, which must exist
+            decoder = model.get_submodule(name).to_empty(device="cpu")
+            total += _count(decoder, [torch.zeros(level.shape) for level in levels])
+        else:
+            total += _count(model.get_submodule(name), levels if name == "neck" else maps)
+    return total
+
+
+def _count(module: nn.Module, inputs: Tensor | list[Tensor]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        module(inputs)
+    return counter.get_total_flops()
+
+
+def parameters(model: nn.Module) -> int:
+    """How many numbers are learnt or frozen."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def configs() -> list[tuple[str, ...]]:
+    """Each COCO config: its base, where it has CARAFE, and what that adds."""
+    rows = []
+    for path in track(sorted(CONFIGS.glob("*_coco.py")), "configs"):
+        base = base_of(path)
+        ours, theirs = build(Config.fromfile(path)), build(get_config(base))
+        parts = where(ours)
+        count, before = parameters(ours), parameters(theirs)
+        more = flops(ours, parts) - flops(theirs, parts)
+        rows.append(
+            (
+                f"[`{path.stem}`](configs/carafe/{path.name})",
+                ", ".join(f"`{part}`" for part in parts),
+                f"{before / 1e6:.2f} M",
+                f"{(count - before) / 1e6:+.2f} M",
+                f"{more / 1e9:+.1f} G",
+            )
+        )
+    return rows
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def component_section() -> str:
+    """The README's section of components."""
+    return "\n\n".join(
+        [
+            table(("component", "what the upsampler replaces"), components()),
+            table(("without", "why"), list(OTHERS.items())),
+        ]
+    )
+
+
+def config_section() -> str:
+    """The README's section of configs."""
+    head = ("config", "CARAFE in", "parameters before", "added", "FLOPs added")
+    return (
+        f"{table(head, configs())}\n\n"
+        f"FLOPs are those of one {IMAGE[2]} x {IMAGE[3]} image, {ROIS} RoIs in a mask head; "
+        "a multiply-add counts as two. A deconvolution that CARAFE replaces is taken off."
+    )
+
+
+def main() -> None:
+    """Print the tables, or write them into a README."""
+    parser = argparse.ArgumentParser(description="Make the README's tables of components and configs")
+    parser.add_argument("--readme", help="write them between this file's markers instead of printing them")
+    args = parser.parse_args()
+    for name, text in (("components", component_section()), ("configs", config_section())):
+        if args.readme:
+            write_section(Path(args.readme), name, text)
+        else:
+            print(f"{text}\n")
+
+
+if __name__ == "__main__":
+    run(main)
