@@ -44,12 +44,14 @@ class WithConfigsAndTools(build_py):
         if target.exists():
             shutil.rmtree(target)
         target.mkdir(parents=True)
+        # these set up a checkout
+        ignored = shutil.ignore_patterns("__pycache__", "setup_env.sh", "quickstart.sh", "run_tests.sh")
         for name in ("configs", "tools", "model-index.yml"):
             source = ROOT / name
             if self.editable_mode:
                 (target / name).symlink_to(source, target_is_directory=source.is_dir())
             elif source.is_dir():
-                shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(source, target / name, ignore=ignored)
             else:
                 shutil.copy2(source, target)
 
@@ -93,6 +95,6 @@ setup(
         "openmmlab": ["mmengine>=0.10.4", "mmcv>=2.0.0,<2.2.0", "mmdet>=3.3.0"],
         # maintained forks that install the same import names; not together with "openmmlab"
         "onedl": ["onedl-mmengine>=0.10.8", "onedl-mmcv>=2.3.0", "onedl-mmdetection>=3.4.0"],
-        "tests": ["pytest>=8", "hypothesis>=6", "ruff"],
+        "tests": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff"],
     },
 )

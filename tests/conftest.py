@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of every test: the same random numbers, NaN in uninitialised memory, and the CUDA mark."""
+"""Fixtures of every test: the same random numbers, NaN in uninitialised memory, CUDA mark, stock mmdet."""
 
 import importlib
 import random
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import MODELS
 from samples import loop
 
+from mmcarafe import models
 from mmcarafe.ops import use_cpu_implementation
 
 
@@ -58,3 +61,23 @@ def implementation(request):
 def mmcv_on_cpu(monkeypatch):
     """Gives mmcv's CARAFE, which is CUDA only, the loop as its operator."""
     monkeypatch.setattr(importlib.import_module("mmcv.ops.carafe"), "carafe", loop)
+
+
+@contextmanager
+def mmdets_classes():
+    """While active, the registry has mmdet's own classes under the names taken over."""
+    ours = {name: getattr(models, name) for name in models.__all__ if name != "CARAFE"}
+    try:
+        for name, kind in ours.items():
+            theirs = [c for c in kind.__mro__ if c.__name__ == name and c.__module__.startswith("mmdet.")]
+            MODELS.register_module(name=name, module=theirs[0], force=True)
+        yield
+    finally:
+        for name, kind in ours.items():
+            MODELS.register_module(name=name, module=kind, force=True)
+
+
+@pytest.fixture(scope="session")
+def stock():
+    """``with stock(): MODELS.build(...)`` builds mmdet's own."""
+    return mmdets_classes

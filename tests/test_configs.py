@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from make_shapes_dataset import CLASSES, PALETTE
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.logging import MessageHub
+from model_tables import base_of
 
 from mmcarafe.layers import CARAFE
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-from model_tables import base_of
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs/carafe").glob("*.py"))
@@ -169,10 +168,7 @@ def test_a_config_needs_nothing_but_its_custom_imports():
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
 
 
-def test_shapes_config_names_the_classes_of_the_data_set(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    from make_shapes_dataset import CLASSES, PALETTE
-
+def test_shapes_config_names_the_classes_of_the_data_set():
     metainfo = Config.fromfile(ROOT / "configs/_base_/shapes_instance.py").metainfo
     assert tuple(metainfo.classes) == tuple(CLASSES)
     assert [tuple(color) for color in metainfo.palette] == [tuple(color) for color in PALETTE]

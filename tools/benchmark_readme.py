@@ -29,8 +29,8 @@ P2 to P5 are the FPN levels of an 800 x 1344 image, 256 channels; RoIs are 256 x
 With outputs in reused memory the forward pass on P3 takes {reused[contiguous]} ms contiguous and
 {reused[channels_last]} ms channels last (nearest: {reused[nearest, contiguous]} and
 {reused[nearest, channels_last]} ms); a product of 2048 x 2048 matrices reaches {matmul:.0f} GFLOP/s there.
-Fresh outputs of hundreds of megabytes (P2, P3 x 8, 1000 RoIs) can wait longer for their pages than for the
-arithmetic; [docs/internals.md](docs/internals.md#the-cpu-kernels) says why.
+What fresh memory costs depends on the system and on what ran before, and so do the rows of large outputs;
+[docs/internals.md](docs/internals.md#the-cpu-kernels) says why.
 Forward and backward on P3 by threads: {scaling}.
 mmcv's operator on a CPU tensor: `{mmcv}`.
 

@@ -62,11 +62,11 @@ def fold(state: dict[str, Tensor], conv: str, norm: str, eps: float) -> tuple[Te
     """Weight and bias of a convolution with the evaluation-mode BatchNorm behind it worked in."""
     weight = state[f"{conv}.weight"]
     bias = state.get(f"{conv}.bias", weight.new_zeros(len(weight)))
-    if f"{norm}.weight" not in state:
+    if f"{norm}.running_var" not in state:
         return weight, bias
-    gamma, beta, mean, var = (
-        state[f"{norm}.{name}"].double() for name in ("weight", "bias", "running_mean", "running_var")
-    )
+    mean, var = (state[f"{norm}.running_{name}"].double() for name in ("mean", "var"))
+    gamma = state.get(f"{norm}.weight", torch.ones_like(mean)).double()
+    beta = state.get(f"{norm}.bias", torch.zeros_like(mean)).double()
     scale = gamma / (var + eps).sqrt()
     folded = weight.double() * scale[:, None, None, None], beta + (bias.double() - mean) * scale
     return folded[0].to(weight.dtype), folded[1].to(weight.dtype)
@@ -85,14 +85,10 @@ def convert_module(state: dict[str, Tensor], prefix: str, layout: Layout, activa
         shape = tuple(state[f"{parts[COMPRESSOR][0]}.weight"].shape)
         raise InputError(f"{name}: expected a 1 x 1 convolution as compressor, got weights of shape {shape}")
     check_activation(name, activation)
-    extra = [key for key in state if key.startswith(f"{prefix}out.")]
-    if extra:
-        raise InputError(
-            f"{name}: {extra[0]} belongs to a convolution that CARAFE does not have; train again"
-        )
+    check_entries(state, prefix, layout)
     words = []
     for ours, (conv, norm) in parts.items():
-        with_norm = f"{norm}.weight" in state
+        with_norm = f"{norm}.running_var" in state
         if activation == "both" and with_norm:
             _keep_norm(state, prefix, ours, conv, norm)
         else:
@@ -101,6 +97,23 @@ def convert_module(state: dict[str, Tensor], prefix: str, layout: Layout, activa
             state |= {f"{prefix}{ours}.weight": weight, f"{prefix}{ours}.bias": bias}
         words.append(f"{conv.removeprefix(prefix)} -> {ours}" + (" with its BatchNorm" if with_norm else ""))
     return f"{name}: {', '.join(words)}"
+
+
+def check_entries(state: dict[str, Tensor], prefix: str, layout: Layout) -> None:
+    """Raise InputError for entries of a module that are neither a convolution's nor a whole BatchNorm's."""
+    known = {f"{conv}.{name}" for conv in (layout.compressor, layout.encoder) for name in ("weight", "bias")}
+    for norm in (layout.compressor_norm, layout.encoder_norm):
+        if {f"{prefix}{norm}.running_mean", f"{prefix}{norm}.running_var"} <= state.keys():
+            names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+            known |= {f"{norm}.{name}" for name in names}
+    parts = {layout.compressor.split(".")[0], layout.encoder.split(".")[0], "out"}
+    mine = [key.removeprefix(prefix) for key in state if key.startswith(prefix)]
+    unknown = [key for key in mine if key.split(".")[0] in parts and key not in known]
+    if unknown:
+        raise InputError(
+            f"{prefix}{unknown[0]} belongs to a layer that cannot be worked into CARAFE's convolutions "
+            "(only BatchNorm with running statistics can); train again, starting without these weights"
+        )
 
 
 def check_activation(name: str, activation: str | None) -> None:
@@ -168,10 +181,16 @@ def main() -> None:
     if Path(args.target).exists():
         raise InputError(f"{args.target} exists; choose another name, nothing is overwritten")
     checkpoint, state = read_state_dict(args.source)
+    for name in ("optimizer", "ema_state_dict"):
+        if checkpoint is not state and checkpoint.pop(name, None) is not None:
+            print(f"{name}: left out; it belongs to the old names")
     for line in convert(state, args.activation, args.bn_eps):
         print(line)
     if args.activation == "both":
-        print("use it with upsample_cfg=dict(type='CARAFE', norm_cfg=..., act_cfg=...) of the source's kinds")
+        print(
+            "use it with upsample_cfg=dict(type='CARAFE', norm_cfg=dict(type='BN', eps=<the source's>), "
+            "act_cfg=dict(type=<the source's>))"
+        )
     partial = Path(f"{args.target}.part")
     torch.save(checkpoint, partial)
     partial.rename(args.target)

@@ -2,7 +2,6 @@
 """The README's tables of components and configs, made from the classes and the config files."""
 
 import argparse
-import inspect
 import re
 from pathlib import Path
 
@@ -23,24 +22,22 @@ CONFIGS = Path(__file__).parents[1] / "configs/carafe"
 IMAGE = (1, 3, 800, 1344)
 ROIS = 100  # detections that get a mask
 OTHERS = {
-    "NASFPN, DyHead": "not done: their steps are weighted sums with levels resized by the same factor",
-    "YOLACT's ProtoNet, CTResNetNeck, Hourglass, HRNet": "not done: nobody was seen to ask for it",
-    "PointRend's heads": "they predict at sampled points; its FPN takes an upsampler",
-    "GridHead": "its grouped deconvolutions make the prediction itself",
-    "FeatureRelayHead": "it makes a map from a vector",
+    "`NASFPN`, `DyHead`, YOLACT's `ProtoNet`, `CTResNetNeck`, `HourglassNet`, `HRNet`": "not done yet",
+    "PointRend's heads": "what they enlarge are logits at sampled points; its `FPN` takes an upsampler",
+    "`GridHead`": "its grouped deconvolutions make the prediction itself",
+    "`RFP` of DetectoRS": "not done yet; its recursion runs an `FPN` several times with other inputs",
+    "`SOLOHead`": "its maps are resized to a grid, mostly smaller than they are",
+    "`FeatureRelayHead`": "its map is made from a vector: there is no content around a pixel to look at",
 }
 
 
 def components() -> list[tuple[str, str]]:
-    """Each class registered under mmdet's name, and what an upsampler replaces in it."""
-    rows = []
+    """The classes registered under mmdet's names, by what an upsampler replaces in them."""
+    rows = {}
     for name in sorted(mmcarafe.models.__all__, key=str.lower):
-        if name == "CARAFE":
-            continue
-        first = inspect.getdoc(getattr(mmcarafe.models, name)).split("\n\n")[0]
-        text = " ".join(first.split()).rstrip(".")
-        rows.append((f"`{name}`", re.sub(r"`+", "`", re.sub(r":class:`(\w+)`", r"`\1`", text))))
-    return rows
+        if name != "CARAFE":
+            rows.setdefault(getattr(mmcarafe.models, name).replaces, []).append(f"`{name}`")
+    return [(", ".join(names), replaces) for replaces, names in rows.items()]
 
 
 def base_of(path: Path) -> str | None:

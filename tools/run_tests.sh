@@ -4,4 +4,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash tools/setup_env.sh
-exec .venv/bin/python -m pytest "$@"
+# a test uses one thread; a file's tests stay together, so that what they share is prepared once
+workers=$(nproc)
+exec .venv/bin/python -m pytest -n "$((workers < 4 ? workers : 4))" --dist loadfile "$@"

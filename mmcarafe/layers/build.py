@@ -96,9 +96,13 @@ def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Regist
         )
     module = _lookup(kind, registry)
     takes = inspect.signature(module).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     for name, values in _INTERPOLATION.items():
-        if name in _FIXED.get(kind, ()) or (name not in takes and cfg.get(name) in values):
-            cfg.pop(name, None)
+        refused = name in _FIXED.get(kind, ()) or not (name in takes or takes_any)
+        if refused and name in cfg and cfg[name] in values:
+            del cfg[name]
+        elif name in cfg and name in _FIXED.get(kind, ()):
+            raise UpsampleConfigError(f"upsample_cfg type {kind!r}: {name}={cfg[name]!r} is not known")
     if kind in _ARGUMENTS:
         defaults = _ARGUMENTS[kind](channels, scale_factor, cfg)
     else:

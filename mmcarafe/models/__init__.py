@@ -4,12 +4,13 @@
 from mmcarafe.layers import CARAFE
 
 from .checkpoint import allow_mmengine_types
-from .dense_heads import CondInstMaskHead, RTMDetInsHead, RTMDetInsSepBNHead, SOLOV2Head
+from .dense_heads import BoxInstMaskHead, CondInstMaskHead, RTMDetInsHead, RTMDetInsSepBNHead, SOLOV2Head
 from .mask_heads import DynamicMaskHead, FCNMaskHead, HTCMaskHead, SCNetMaskHead
 from .more_necks import BFP, FPG, HRFPN, NASFCOS_FPN, YOLOXPAFPN, CSPNeXtPAFPN, YOLOV3Neck
 from .necks import FPN, FPN_CARAFE, PAFPN, FPN_DropBlock
 from .seg_heads import (
     FusedSemanticHead,
+    MaskFormerHead,
     MSDeformAttnPixelDecoder,
     PanopticFPNHead,
     PixelDecoder,
@@ -27,6 +28,7 @@ __all__ = [
     "NASFCOS_FPN",
     "PAFPN",
     "YOLOXPAFPN",
+    "BoxInstMaskHead",
     "CSPNeXtPAFPN",
     "CondInstMaskHead",
     "DynamicMaskHead",
@@ -35,6 +37,7 @@ __all__ = [
     "FusedSemanticHead",
     "HTCMaskHead",
     "MSDeformAttnPixelDecoder",
+    "MaskFormerHead",
     "PanopticFPNHead",
     "PixelDecoder",
     "RTMDetInsHead",

@@ -9,7 +9,7 @@ from torch import nn
 
 from mmcarafe.layers import UpsampleConfigError, build_upsample
 
-from .upsample import InitUpsamplers, SelectUpsample, by_name
+from .upsample import InitUpsamplers, SelectUpsample
 
 
 class SOLOV2MaskFeatModule(SelectUpsample, solov2_head.MaskFeatModule):
@@ -45,7 +45,8 @@ class SelectMaskFeatures:
     mask_features: type[nn.Module]
 
     def __init__(self, *args, **kwargs) -> None:
-        args, kwargs = by_name(super().__init__, args, kwargs)
+        if args:  # CondInst's first argument
+            args, kwargs = args[1:], {**kwargs, "mask_feature_head": args[0]}
         theirs = ConfigDict(kwargs.pop("mask_feature_head"))
         upsample_cfg = dict(theirs.pop("upsample_cfg", None) or {})
         super().__init__(*args, mask_feature_head=theirs, **kwargs)
@@ -59,7 +60,7 @@ class SelectMaskFeatures:
 
 @MODELS.register_module(force=True)
 class SOLOV2Head(SelectMaskFeatures, dense_heads.SOLOV2Head):
-    """``mask_feature_head``: the bilinear step behind each convolution of a level.
+    """mmdet's SOLOV2Head whose ``mask_feature_head`` takes an ``upsample_cfg``.
 
     Args:
         mask_feature_head (dict): mmdet's, and ``upsample_cfg``.
@@ -68,12 +69,13 @@ class SOLOV2Head(SelectMaskFeatures, dense_heads.SOLOV2Head):
         UpsampleConfigError: the type is not known or does not take the arguments.
     """
 
+    replaces = "`mask_feature_head`: the bilinear step behind each convolution of a level"
     mask_features = SOLOV2MaskFeatModule
 
 
 @MODELS.register_module(force=True)
 class CondInstMaskHead(SelectMaskFeatures, dense_heads.CondInstMaskHead):
-    """``mask_feature_head``: the steps by 2 and 4 to the finest level.
+    """mmdet's CondInstMaskHead whose ``mask_feature_head`` takes an ``upsample_cfg``.
 
     Args:
         mask_feature_head (dict): mmdet's, and ``upsample_cfg``.
@@ -82,11 +84,22 @@ class CondInstMaskHead(SelectMaskFeatures, dense_heads.CondInstMaskHead):
         UpsampleConfigError: the type is not known or does not take the arguments.
     """
 
+    replaces = "`mask_feature_head`: aligned bilinear steps by 2 and 4 to the finest level"
+    mask_features = CondInstMaskFeatModule
+
+
+@MODELS.register_module(force=True)
+class BoxInstMaskHead(SelectMaskFeatures, dense_heads.BoxInstMaskHead):
+    """mmdet's BoxInstMaskHead with the ``upsample_cfg`` of :class:`CondInstMaskHead`."""
+
+    replaces = CondInstMaskHead.replaces
     mask_features = CondInstMaskFeatModule
 
 
 class SelectMaskFusion(SelectUpsample):
     """Mixin: steps from the coarser levels of the mask features to the finest."""
+
+    replaces = "bilinear steps by 2 and 4 of the mask features"
 
     def upsample_steps(self) -> list[tuple[int, int] | None]:
         """One step for each level but the finest."""
@@ -95,9 +108,16 @@ class SelectMaskFusion(SelectUpsample):
 
 @MODELS.register_module(force=True)
 class RTMDetInsHead(SelectMaskFusion, dense_heads.RTMDetInsHead):
-    """The steps by 2 and 4 of its mask features."""
+    """mmdet's RTMDetInsHead with an ``upsample_cfg`` for its mask features.
+
+    Args:
+        upsample_cfg (dict, optional): ``type`` and its arguments. Default: mmdet's interpolation.
+
+    Raises:
+        UpsampleConfigError: the type is not known or does not take the arguments.
+    """
 
 
 @MODELS.register_module(force=True)
 class RTMDetInsSepBNHead(SelectMaskFusion, dense_heads.RTMDetInsSepBNHead):
-    """The steps by 2 and 4 of its mask features."""
+    """mmdet's RTMDetInsSepBNHead with the ``upsample_cfg`` of :class:`RTMDetInsHead`."""

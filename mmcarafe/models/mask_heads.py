@@ -6,7 +6,7 @@ from mmdet.registry import MODELS
 
 from mmcarafe.layers import UpsampleConfigError, build_upsample
 
-from .upsample import by_name
+from .upsample import by_name, is_pretrained
 
 # mmdet builds these itself, and draws their random weights in its own order
 _MMDET_TYPES = (None, "deconv", "nearest", "bilinear")
@@ -14,6 +14,8 @@ _MMDET_TYPES = (None, "deconv", "nearest", "bilinear")
 
 class SelectMaskUpsample:
     """Mixin in front of an mmdet mask head with FCNMaskHead's constructor."""
+
+    replaces = "the deconvolution in front of the logits"
 
     def __init__(self, *args, **kwargs) -> None:
         args, kwargs = by_name(super().__init__, args, kwargs)
@@ -35,8 +37,9 @@ class SelectMaskUpsample:
 
     def init_weights(self) -> None:
         """mmdet's initialisation, then the upsampler's own, which a parent may have painted over."""
+        again = self.is_init
         super().init_weights()
-        if hasattr(self.upsample, "init_weights"):
+        if not again and not is_pretrained(self.init_cfg) and hasattr(self.upsample, "init_weights"):
             self.upsample.init_weights()
 
 

@@ -14,6 +14,7 @@ from .upsample import InitUpsamplers, SelectUpsample
 class SelectPAFPN(SelectUpsample):
     """Mixin: module i upsamples, reduced to the channels of input i, what joins that input."""
 
+    replaces = "steps of the top-down path, which share one `nn.Upsample` in mmdet"
     top_down = True
 
     def upsample_steps(self) -> list[tuple[int, int] | None]:
@@ -23,7 +24,13 @@ class SelectPAFPN(SelectUpsample):
 
 @MODELS.register_module(force=True)
 class YOLOXPAFPN(SelectPAFPN, necks.YOLOXPAFPN):
-    """The steps of the top-down path, which share one ``nn.Upsample`` in mmdet.
+    """mmdet's YOLOXPAFPN with an upsampler of its own for each step.
+
+    Args:
+        upsample_cfg (dict): ``type`` and its arguments; without a type, mmdet's ``nn.Upsample``.
+
+    Raises:
+        UpsampleConfigError: the type is not known or does not take the arguments.
 
     Example:
         >>> import torch
@@ -36,12 +43,14 @@ class YOLOXPAFPN(SelectPAFPN, necks.YOLOXPAFPN):
 
 @MODELS.register_module(force=True)
 class CSPNeXtPAFPN(SelectPAFPN, necks.CSPNeXtPAFPN):
-    """RTMDet's neck: the steps of the top-down path, which share one ``nn.Upsample`` in mmdet."""
+    """RTMDet's neck with the ``upsample_cfg`` of :class:`YOLOXPAFPN`."""
 
 
 @MODELS.register_module(force=True)
 class YOLOV3Neck(SelectUpsample, necks.YOLOV3Neck):
-    """The step behind each ``conv{i}``."""
+    """mmdet's YOLOV3Neck with the ``upsample_cfg`` of :class:`mmcarafe.models.FPN`."""
+
+    replaces = "nearest-neighbour steps between its scales"
 
     def upsample_steps(self) -> list[tuple[int, int] | None]:
         """One step from each scale to the next finer one."""
@@ -50,7 +59,9 @@ class YOLOV3Neck(SelectUpsample, necks.YOLOV3Neck):
 
 @MODELS.register_module(force=True)
 class HRFPN(SelectUpsample, necks.HRFPN):
-    """The steps by 2, 4 and 8 that bring all branches to the size of the first."""
+    """mmdet's HRFPN with the ``upsample_cfg`` of :class:`mmcarafe.models.FPN`."""
+
+    replaces = "bilinear steps by 2, 4 and 8 that bring all branches to the size of the first"
 
     def upsample_steps(self) -> list[tuple[int, int] | None]:
         """One step for each branch but the first."""
@@ -59,7 +70,9 @@ class HRFPN(SelectUpsample, necks.HRFPN):
 
 @MODELS.register_module(force=True)
 class BFP(SelectUpsample, necks.BFP):
-    """Coarser levels to the refined level, and from there to the finer ones; max-pooling stays."""
+    """Libra R-CNN's BFP with the ``upsample_cfg`` of :class:`mmcarafe.models.FPN`; max-pooling stays."""
+
+    replaces = "nearest-neighbour steps from coarser levels to the refined one and from there to finer ones"
 
     def upsample_steps(self) -> list[tuple[int, int] | None]:
         """Gathering steps, of which the refined level's own changes nothing, then scattering steps."""
@@ -70,7 +83,9 @@ class BFP(SelectUpsample, necks.BFP):
 
 @MODELS.register_module(force=True)
 class NASFCOS_FPN(SelectUpsample, necks.NASFCOS_FPN):  # noqa: N801  mmdet's name
-    """Steps by 2 and 4 into the merge cells and into the outputs; what keeps or reduces the size stays."""
+    """mmdet's NASFCOS_FPN with the ``upsample_cfg`` of :class:`mmcarafe.models.FPN`."""
+
+    replaces = "steps by 2 and 4 into merge cells and outputs; what keeps or reduces the size stays"
 
     def upsample_steps(self) -> list[tuple[int, int] | None]:
         """The cells c02, c36 and c61, then context and output of P3, P4 and P5."""
@@ -89,19 +104,23 @@ class UpInterpolationConv(SelectUpsample, fpg.UpInterpolationConv):
 
 @MODELS.register_module(force=True)
 class FPG(InitUpsamplers, necks.FPG):
-    """Every transition of type ``interpolation_conv``.
+    """mmdet's FPG with an ``upsample_cfg`` for its transitions of type ``interpolation_conv``.
+
+    Args:
+        upsample_cfg (dict, optional): ``type`` and its arguments. Default: mmdet's interpolation.
 
     Raises:
         UpsampleConfigError: the type is not known or does not take the arguments, or there is no such
             transition.
     """
 
+    replaces = "the interpolation of every transition of type `interpolation_conv`"
     transition_types = {**necks.FPG.transition_types, "interpolation_conv": UpInterpolationConv}  # noqa: RUF012
 
     def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
         self.upsample_cfg = upsample_cfg  # the constructor builds the transitions
         super().__init__(*args, **kwargs)
-        if upsample_cfg and not self.upsample_modules:
+        if (upsample_cfg or {}).get("type") is not None and not self.upsample_modules:
             raise UpsampleConfigError(
                 f"FPG: upsample_cfg {upsample_cfg} has no effect without a transition of type "
                 "interpolation_conv; set across_down_trans or same_down_trans to one"

@@ -14,6 +14,7 @@ from .upsample import InitUpsamplers, SelectUpsample, by_name, crop_to
 class SelectTopDown(SelectUpsample):
     """Mixin: ``upsample_modules[i]`` upsamples lateral i + 1 to the size of lateral i."""
 
+    replaces = "nearest-neighbour steps of the top-down path"
     top_down = True
 
     def upsample_steps(self) -> list[tuple[int, int] | None]:
@@ -23,11 +24,10 @@ class SelectTopDown(SelectUpsample):
 
 @MODELS.register_module(force=True)
 class FPN(SelectTopDown, necks.FPN):
-    """Nearest-neighbour steps of the top-down path.
+    """mmdet's FPN whose ``upsample_cfg`` may name an upsampler: ``upsample_cfg=dict(type="CARAFE")``.
 
-    mmdet's FPN whose ``upsample_cfg`` may name an upsampler: ``upsample_cfg=dict(type="CARAFE")``. All other
-    arguments, the extra levels and the outputs are mmdet's. ``upsample_modules[i]`` upsamples level i + 1 to
-    level i; an odd lateral (25 above 13) is met by cropping.
+    All other arguments, the extra levels and the outputs are mmdet's. ``upsample_modules[i]`` upsamples
+    level i + 1 to level i; an odd lateral (25 above 13) is met by cropping.
 
     Raises:
         UpsampleConfigError: the type is not known or does not take the arguments.
@@ -44,21 +44,21 @@ class FPN(SelectTopDown, necks.FPN):
 
 @MODELS.register_module(force=True)
 class FPN_DropBlock(SelectTopDown, necks.FPN_DropBlock):  # noqa: N801  mmdet's name
-    """Nearest-neighbour steps of the top-down path; see :class:`FPN`."""
+    """mmdet's FPN_DropBlock with the ``upsample_cfg`` of :class:`FPN`."""
 
 
 @MODELS.register_module(force=True)
 class PAFPN(SelectTopDown, necks.PAFPN):
-    """Nearest-neighbour steps of the top-down path; see :class:`FPN`. The bottom-up path is mmdet's."""
+    """mmdet's PAFPN with the ``upsample_cfg`` of :class:`FPN`; the bottom-up path is mmdet's."""
 
 
 @MODELS.register_module(force=True)
 class FPN_CARAFE(InitUpsamplers, necks.FPN_CARAFE):  # noqa: N801  mmdet's name
-    """All its upsamplers, P6 to P5 included.
+    """mmdet's FPN_CARAFE with upsamplers from the registry, so that it runs without CUDA.
 
-    mmdet's FPN_CARAFE with upsamplers from the registry, so that it runs without CUDA. Released CARAFE
-    checkpoints have this neck. It is not FPN with CARAFE: its P6 is a convolution that joins the top-down
-    path. ``deconv`` and ``pixel_shuffle`` can be selected too, with or without mmdet's ``upsample_kernel``.
+    Released CARAFE checkpoints have this neck. It is not FPN with CARAFE: its P6 is a convolution that
+    joins the top-down path. ``deconv`` and ``pixel_shuffle`` can be selected too, with or without mmdet's
+    ``upsample_kernel``.
 
     Raises:
         UpsampleConfigError: the type is not known or does not take the arguments.
@@ -70,6 +70,8 @@ class FPN_CARAFE(InitUpsamplers, necks.FPN_CARAFE):  # noqa: N801  mmdet's name
         >>> [tuple(level.shape) for level in neck((torch.rand(1, 8, 24, 24), torch.rand(1, 16, 12, 12)))]
         [(1, 4, 24, 24), (1, 4, 12, 12), (1, 4, 6, 6)]
     """
+
+    replaces = "all its upsamplers, from P6 to P5 included"
 
     def __init__(self, *args, **kwargs) -> None:
         args, kwargs = by_name(super().__init__, args, kwargs)

@@ -3,10 +3,11 @@
 
 import inspect
 from collections.abc import Callable, Iterable
+from functools import wraps
 
 import torch.nn.functional as F
 from mmdet.registry import MODELS
-from mmengine.model import ModuleList
+from mmengine.model import ModuleList, PretrainedInit
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -82,12 +83,37 @@ def by_name(constructor: Callable, args: tuple, kwargs: dict) -> tuple[tuple, di
     return (), {**dict(zip(names, args, strict=False)), **kwargs}
 
 
+def is_pretrained(init_cfg: dict | list | None) -> bool:
+    """Whether an initialisation loads weights from a file."""
+    cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
+    return any(cfg["type"] in ("Pretrained", PretrainedInit) for cfg in cfgs)
+
+
+def takes_upsample_cfg(component: type) -> bool:
+    """Whether a constructor of mmdet's names ``upsample_cfg``, or hands it on to a parent that does."""
+    for owner in component.__mro__:
+        if owner is nn.Module:
+            break
+        parameters = inspect.signature(owner.__init__).parameters
+        if "upsample_cfg" in parameters:
+            return True
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return False
+
+
 class InitUpsamplers:
     """Mixin in front of an mmdet component that keeps its upsamplers in ``upsample_modules``."""
 
     def init_weights(self) -> None:
-        """mmdet's initialisation, then each upsampler's own, which a parent may have painted over."""
+        """mmdet's initialisation, then each upsampler's own, which a parent may have painted over.
+
+        Not where mmengine would leave weights alone: the second time, and after loading pretrained ones.
+        """
+        again = self.is_init
         super().init_weights()
+        if again or is_pretrained(self.init_cfg):
+            return
         for upsample in self.upsample_modules:
             if hasattr(upsample, "init_weights"):
                 upsample.init_weights()
@@ -101,6 +127,9 @@ class SelectUpsample(InitUpsamplers):
     that a component has to state.
     """
 
+    replaces = ""
+    """What a selected upsampler stands in for, in words; the README's table is made of these."""
+
     top_down = False
     """Whether ``forward`` begins with the last of ``upsample_modules``, so that module i makes level i."""
 
@@ -111,7 +140,7 @@ class SelectUpsample(InitUpsamplers):
         selected = cfg.get("type") is not None
         interpolation = {} if selected else {name: value for name, value in cfg.items() if name != "type"}
         if interpolation:
-            if "upsample_cfg" not in inspect.signature(constructor).parameters:
+            if not takes_upsample_cfg(type(self)):
                 raise UpsampleConfigError(
                     f"{type(self).__name__} interpolates in a fixed way: expected an upsample_cfg with a "
                     f"type, for instance dict(type='CARAFE'), got {cfg}"
@@ -131,9 +160,20 @@ class SelectUpsample(InitUpsamplers):
         """
         raise NotImplementedError
 
-    def forward(self, inputs, *args, **kwargs):
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        theirs = getattr(super(), "forward", None)
+        if theirs is not None:  # a component, not another mixin
+
+            @wraps(theirs)  # torch.export looks at the names of the parameters
+            def forward(self, *args, **kwargs):
+                return self._forward(*args, **kwargs)
+
+            cls.forward = forward
+
+    def _forward(self, *args, **kwargs):
         """mmdet's forward, with the selected upsamplers."""
         if len(self.upsample_modules) == 0:
-            return super().forward(inputs, *args, **kwargs)
+            return super().forward(*args, **kwargs)
         with InterpolateWith(None if i is None else self.upsample_modules[i] for i in self._calls):
-            return super().forward(inputs, *args, **kwargs)
+            return super().forward(*args, **kwargs)

@@ -226,6 +226,16 @@ COMPONENTS = {
         part=lambda head: head.mask_feature_head,
         where="mask_feature_head",
     ),
+    "BoxInstMaskHead": Component(
+        dense_heads,
+        dict(mask_feature_head=dict(MASK_FEATURES), loss_mask=dict(type="DiceLoss")),
+        [8] * 3,
+        2,
+        None,  # aligned_bilinear: other sample points
+        odd=False,
+        part=lambda head: head.mask_feature_head,
+        where="mask_feature_head",
+    ),
     "RTMDetInsHead": Component(dense_heads, RTMDET, [8] * 3, 2, BILINEAR),
     "RTMDetInsSepBNHead": Component(dense_heads, RTMDET, [8] * 3, 2, BILINEAR),
 }

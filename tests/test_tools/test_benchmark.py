@@ -3,22 +3,18 @@
 
 import copy
 import json
-import sys
-from pathlib import Path
 
-import pytest
-import torch
-from test_train_and_test import tool
-
-from mmcarafe.ops import carafe
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import benchmark_measure
 import benchmark_peers
 import benchmark_readme
 import benchmark_report
+import pytest
+import torch
 from common import InputError
 from readme import markers
+from test_train_and_test import tool
+
+from mmcarafe.ops import carafe
 
 BEGIN, END = markers(benchmark_readme.NAME)
 

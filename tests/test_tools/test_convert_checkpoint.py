@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights of other implementations give the same outputs here, or are refused with the reason."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from common import InputError
+from convert_checkpoint import convert
 from mmcv.ops import CARAFEPack
 from samples import assert_close, loop
 from test_train_and_test import refused, tool
 from torch import nn
 
 from mmcarafe.layers import CARAFE
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-from common import InputError
-from convert_checkpoint import convert
 
 
 class ConvNorm(nn.Module):
@@ -76,6 +71,16 @@ def test_a_batch_norm_is_folded_exactly(names, eps):
     assert_close(ours(state)(X), module(X), rtol=1e-9, atol=1e-9)
 
 
+def test_a_batch_norm_without_weights_is_folded_too():
+    module = trained()
+    module.comp.bn = nn.BatchNorm2d(4, affine=False).double()
+    module.train()(torch.randn(8, 6, 4, 4).double())
+    module.eval()
+    state = module.state_dict()
+    convert(state, "none")
+    assert_close(ours(state)(X), module(X), rtol=1e-9, atol=1e-9)
+
+
 def test_norms_with_an_activation_behind_both_are_kept():
     module = trained(activations=(True, True))
     state = module.state_dict()
@@ -111,12 +116,15 @@ def test_our_names_need_nothing():
         ({}, "compressor", "behind the compressor alone cannot be worked into a convolution"),
         ({}, "encoder", "behind the encoder alone"),
         ({"comp.conv.weight": torch.rand(4, 6, 3, 3)}, "none", "expected a 1 x 1 convolution"),
-        ({"out.weight": torch.rand(6, 6, 1, 1)}, "none", "a convolution that CARAFE does not have"),
+        ({"out.weight": torch.rand(6, 6, 1, 1)}, "none", "^out.weight belongs to a layer that cannot"),
+        ({"comp.gn.weight": torch.rand(4)}, "none", "^comp.gn.weight belongs to a layer that cannot"),
+        ({"enc.bn.running_var": None}, "none", "^enc.bn.weight belongs to a layer that cannot"),
     ],
-    ids=["silent", "compressor", "encoder", "kernel", "out"],
+    ids=["silent", "compressor", "encoder", "kernel", "out", "norm", "statistics"],
 )
 def test_what_has_no_counterpart_is_refused(change, activation, message):
     state = {**trained().state_dict(), **change}
+    state = {key: value for key, value in state.items() if value is not None}
     before = dict(state)
     with pytest.raises(InputError, match=message):
         convert(state, activation)

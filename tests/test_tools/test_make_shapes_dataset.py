@@ -3,7 +3,6 @@
 
 import contextlib
 import hashlib
-import importlib
 import io
 import json
 import subprocess
@@ -11,8 +10,10 @@ import sys
 from pathlib import Path
 
 import cv2
+import make_shapes_dataset as tool
 import numpy as np
 import pytest
+import shapes
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
@@ -20,19 +21,6 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 SMALL = {"train": 30, "val": 15, "size": 160, "seed": 3}
 TINY = {"train": 2, "val": 1, "size": 64, "seed": 0}
 SPLITS = ("train", "val")
-
-
-def _import_tool(name):
-    """Imports a script of the tools folder, which is no package."""
-    sys.path.insert(0, str(TOOLS))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(TOOLS))
-
-
-tool = _import_tool("make_shapes_dataset")
-shapes = _import_tool("shapes")
 
 
 def _hashes(root):
