@@ -104,23 +104,22 @@ Sizes sizes_of(const Tensor& small, int64_t k, int64_t G, int64_t s) {
 
 // A fresh output of 69 MB costs as much in page faults as in arithmetic; huge pages take one fault in 512. A virtual
 // machine whose host has taken free memory back waits for it, though, and longest for huge pages. So they are asked
-// for a few at a time and touched at once; a thread that has waited too long leaves the rest to the system.
+// for one by one and touched at once; a thread that has waited too long leaves the rest to the system.
 void take_huge_pages(Tensor& t) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   using clock = std::chrono::steady_clock;
   constexpr std::uintptr_t page = 2 << 20;
-  constexpr int64_t batch = 4;
   // its 512 small pages take 0.8 ms
   constexpr std::chrono::milliseconds slow(1), patience(5);
   const auto data = reinterpret_cast<std::uintptr_t>(t.mutable_data_ptr());
   const std::uintptr_t begin = (data + page - 1) / page * page, end = (data + t.nbytes()) / page * page;
   if (begin >= end) return;
-  at::parallel_for(0, (end - begin) / page, batch, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, (end - begin) / page, 4, [&](int64_t first, int64_t last) {
     clock::duration waited{};
     for (int64_t i = first; i < last && waited < patience; ++i) {
       char* at = reinterpret_cast<char*>(begin + i * page);
       // a hint: where it is refused the pages are small
-      if ((i - first) % batch == 0) madvise(at, std::min(batch, last - i) * page, MADV_HUGEPAGE);
+      madvise(at, page, MADV_HUGEPAGE);
       const auto start = clock::now();
       *const_cast<volatile char*>(at) = 0;
       const auto took = clock::now() - start;
