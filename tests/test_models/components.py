@@ -4,11 +4,14 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pytest
 import torch
 from mmdet.models import dense_heads, layers, necks, seg_heads
 from mmdet.models.roi_heads import mask_heads
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
+
+from mmcarafe import models
 
 EVEN = ((16, 24), (8, 12), (4, 6), (2, 3))
 ODD = ((25, 13), (13, 7), (7, 4), (4, 2))
@@ -91,6 +94,16 @@ DECODER = dict(feat_channels=16, out_channels=4, norm_cfg=dict(type="GN", num_gr
 POSITIONS = dict(num_feats=8, normalize=True)
 MASK_FEATURES = dict(in_channels=8, feat_channels=8, start_level=0, end_level=2, out_channels=8)
 
+CONDINST = Component(
+    dense_heads,
+    dict(mask_feature_head=dict(MASK_FEATURES), loss_mask=dict(type="DiceLoss")),
+    [8] * 3,
+    2,
+    None,  # aligned_bilinear: other sample points
+    odd=False,
+    part=lambda head: head.mask_feature_head,
+    where="mask_feature_head",
+)
 COMPONENTS = {
     "FPN": Component(necks, dict(in_channels=C, out_channels=4, num_outs=5), C, 2, NEAREST),
     "FPN_DropBlock": Component(necks, dict(in_channels=C, out_channels=4, num_outs=3), C, 2, NEAREST),
@@ -216,26 +229,37 @@ COMPONENTS = {
         part=lambda head: head.mask_feature_head,
         where="mask_feature_head",
     ),
-    "CondInstMaskHead": Component(
-        dense_heads,
-        dict(mask_feature_head=dict(MASK_FEATURES), loss_mask=dict(type="DiceLoss")),
-        [8] * 3,
-        2,
-        None,  # aligned_bilinear: other sample points
-        odd=False,
-        part=lambda head: head.mask_feature_head,
-        where="mask_feature_head",
-    ),
-    "BoxInstMaskHead": Component(
-        dense_heads,
-        dict(mask_feature_head=dict(MASK_FEATURES), loss_mask=dict(type="DiceLoss")),
-        [8] * 3,
-        2,
-        None,  # aligned_bilinear: other sample points
-        odd=False,
-        part=lambda head: head.mask_feature_head,
-        where="mask_feature_head",
-    ),
+    "BoxInstMaskHead": CONDINST,
+    "CondInstMaskHead": CONDINST,
     "RTMDetInsHead": Component(dense_heads, RTMDET, [8] * 3, 2, BILINEAR),
     "RTMDetInsSepBNHead": Component(dense_heads, RTMDET, [8] * 3, 2, BILINEAR),
 }
+
+every_component = pytest.mark.parametrize("name", COMPONENTS)
+
+
+def build(name, package=models, **upsample):
+    """The component and the part of it that upsamples, from the same random numbers."""
+    torch.manual_seed(0)
+    module = COMPONENTS[name].build(name, package, **upsample)
+    return module, COMPONENTS[name].part(module)
+
+
+def inputs(name, sizes=EVEN, **options):
+    torch.manual_seed(1)
+    return pyramid(COMPONENTS[name].channels, sizes, **options)
+
+
+def run(name, module, sizes=EVEN):
+    """Outputs, and gradients of the inputs."""
+    maps = inputs(name, sizes, requires_grad=True)
+    torch.manual_seed(2)
+    outputs = call(module, maps)
+    gradients = torch.autograd.grad(sum(o.square().sum() for o in outputs), maps, allow_unused=True)
+    return outputs, gradients
+
+
+def upsamplers(part):
+    """All modules in any ``upsample_modules``; FPG has one list in each transition."""
+    found = [m for owner in part.modules() for m in getattr(owner, "upsample_modules", ())]
+    return list(dict.fromkeys(found))

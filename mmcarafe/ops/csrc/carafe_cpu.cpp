@@ -104,13 +104,16 @@ Sizes sizes_of(const Tensor& small, int64_t k, int64_t G, int64_t s) {
 
 // A fresh output of 69 MB costs as much in page faults as in arithmetic; huge pages take one fault in 512. A virtual
 // machine whose host has taken free memory back waits for it, though, and longest for huge pages. So they are asked
-// for one by one and touched at once; a thread that has waited too long leaves the rest to the system.
+// for one by one and touched at once; in a large output, whose pages go back to the host before the next call, a
+// thread that has waited too long leaves the rest to the system.
 void take_huge_pages(Tensor& t) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   using clock = std::chrono::steady_clock;
   constexpr std::uintptr_t page = 2 << 20;
   // its 512 small pages take 0.8 ms
-  constexpr std::chrono::milliseconds slow(1), patience(5);
+  constexpr std::chrono::milliseconds slow(1);
+  const clock::duration patience =
+      t.nbytes() <= (128 << 20) ? clock::duration::max() : std::chrono::milliseconds(5);
   const auto data = reinterpret_cast<std::uintptr_t>(t.mutable_data_ptr());
   const std::uintptr_t begin = (data + page - 1) / page * page, end = (data + t.nbytes()) / page * page;
   if (begin >= end) return;
