@@ -3,12 +3,14 @@
 
 Three ops make up the operator, each linear in both of its tensors::
 
-    mmcarafe::carafe(features, masks)             -> out
-    mmcarafe::carafe_grad_features(grad, masks)   -> gradient of features
-    mmcarafe::carafe_grad_masks(grad, features)   -> gradient of masks
+    mmcarafe::carafe(features, masks)                  -> out
+    mmcarafe::carafe_grad_features(grad, masks)        -> gradient of features
+    mmcarafe::carafe_grad_masks(grad, features)        -> gradient of masks
+    mmcarafe::carafe_backward(grad, features, masks)   -> both gradients
 
-The gradient of any of them is made of the other two, so derivatives of every order exist. The reference
-is their default kernel; a kernel registered for a device replaces it there without touching a caller.
+The gradient of any of them is made of the others, so derivatives of every order exist. The last is the two
+before it in one, for kernels that compute both at once. The reference is their default kernel; a kernel
+registered for a device replaces it there without touching a caller.
 """
 
 from collections.abc import Callable
@@ -20,12 +22,14 @@ from torch.library import Library
 from torch.utils.flop_counter import register_flop_formula
 
 from . import reference
+from .outputs import empty_carafe, empty_grad_features, empty_grad_masks, memory_format
 
 _ARGS = "int kernel_size, int group_size, int scale_factor"
 _lib = Library("mmcarafe", "DEF")
 _lib.define(f"carafe(Tensor features, Tensor masks, {_ARGS}) -> Tensor")
 _lib.define(f"carafe_grad_features(Tensor grad, Tensor masks, {_ARGS}) -> Tensor")
 _lib.define(f"carafe_grad_masks(Tensor grad, Tensor features, {_ARGS}) -> Tensor")
+_lib.define(f"carafe_backward(Tensor grad, Tensor features, Tensor masks, {_ARGS}) -> (Tensor, Tensor)")
 
 
 def carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> Tensor:
@@ -93,43 +97,41 @@ def _check(features: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> 
         raise TypeError(f"masks: expected the features' dtype {features.dtype}, got {masks.dtype}")
 
 
-def _memory_format(t: Tensor) -> torch.memory_format:
-    if not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
-
-
 def _default_kernel(function: Callable) -> Callable:
     """The reference as a kernel for every device; its output takes the memory format of the first tensor."""
 
     def kernel(first, second, k, groups, scale):
         out = function(first, second, k, groups, scale)
-        return out.contiguous(memory_format=_memory_format(first))
+        return out.contiguous(memory_format=memory_format(first))
 
     return kernel
+
+
+def _both_gradients(grad, features, masks, k, groups, scale):
+    """Both gradients from the two ops that give one each, with whatever kernels these have."""
+    ops = torch.ops.mmcarafe
+    return (
+        ops.carafe_grad_features.default(grad, masks, k, groups, scale),
+        ops.carafe_grad_masks.default(grad, features, k, groups, scale),
+    )
+
+
+def _empty_backward(grad, features, masks, *args):
+    return empty_grad_features(grad, masks, *args), empty_grad_masks(grad, features, *args)
 
 
 DEFAULT_KERNELS = {
     "carafe": _default_kernel(reference.carafe),
     "carafe_grad_features": _default_kernel(reference.grad_features),
     "carafe_grad_masks": _default_kernel(reference.grad_masks),
+    "carafe_backward": _both_gradients,
 }
-
-
-def _fake_carafe(features, masks, k, groups, scale):
-    N, C, H, W = features.shape
-    return features.new_empty(N, C, scale * H, scale * W).to(memory_format=_memory_format(features))
-
-
-def _fake_grad_features(grad, masks, k, groups, scale):
-    N, C, H, W = grad.shape
-    out = grad.new_empty(N, C, H // scale, W // scale)
-    return out.to(memory_format=_memory_format(grad))
-
-
-def _fake_grad_masks(grad, features, k, groups, scale):
-    N, _, H, W = grad.shape
-    return grad.new_empty(N, groups * k * k, H, W).to(memory_format=_memory_format(grad))
+FAKE_KERNELS = {
+    "carafe": empty_carafe,
+    "carafe_grad_features": empty_grad_features,
+    "carafe_grad_masks": empty_grad_masks,
+    "carafe_backward": _empty_backward,
+}
 
 
 def _save(ctx, inputs, output):
@@ -140,11 +142,13 @@ def _save(ctx, inputs, output):
     )
 
 
-def _gradients(grad_first, grad_second):
-    """Backward of an op from the two ops that give the gradients of its first and second tensor."""
+def _gradients(grad_first, grad_second, grad_both=None):
+    """Backward of an op from those that give the gradients of its first and second tensor, or of both."""
 
     def backward(ctx, grad):
         first, second = ctx.saved_tensors
+        if grad_both and all(ctx.needs_input_grad[:2]):
+            return *grad_both(grad, first, second, *ctx.args), None, None, None
         d_first = grad_first(grad, second, ctx.args) if ctx.needs_input_grad[0] else None
         d_second = grad_second(grad, first, ctx.args) if ctx.needs_input_grad[1] else None
         return d_first, d_second, None, None, None
@@ -152,16 +156,35 @@ def _gradients(grad_first, grad_second):
     return backward
 
 
+def _save_three(ctx, inputs, output):
+    *tensors, ctx.args = *inputs[:3], inputs[3:]
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients_of_backward(ctx, to_features, to_masks):
+    """Backward of ``carafe_backward``: its outputs are linear in (grad, masks) and in (grad, features)."""
+    grad, features, masks = ctx.saved_tensors
+    ops, args = torch.ops.mmcarafe, ctx.args
+    d_grad = ops.carafe(to_features, masks, *args) + ops.carafe(features, to_masks, *args)
+    d_features = ops.carafe_grad_features(grad, to_masks, *args)
+    d_masks = ops.carafe_grad_masks(grad, to_features, *args)
+    return d_grad, d_features, d_masks, None, None, None
+
+
 def _vmap(op):
     """Batching rule: the mapped dimension joins the batch, since samples do not depend on one another."""
 
-    def rule(info, in_dims, first, second, k, groups, scale):
-        first, second = (
+    def rule(info, in_dims, *inputs):
+        *tensors, k, groups, scale = inputs
+        tensors = [
             t.unsqueeze(0).expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
-            for t, d in zip((first, second), in_dims[:2], strict=True)
-        )
-        out = op(first.flatten(0, 1), second.flatten(0, 1), k, groups, scale)
-        return out.unflatten(0, first.shape[:2]), 0
+            for t, d in zip(tensors, in_dims[: len(tensors)], strict=True)
+        ]
+        out = op(*(t.flatten(0, 1) for t in tensors), k, groups, scale)
+        sizes = tensors[0].shape[:2]
+        if isinstance(out, Tensor):
+            return out.unflatten(0, sizes), 0
+        return tuple(t.unflatten(0, sizes) for t in out), (0,) * len(out)
 
     return rule
 
@@ -182,36 +205,35 @@ def _register() -> None:
     forward = ops.carafe.default
     to_features = ops.carafe_grad_features.default
     to_masks = ops.carafe_grad_masks.default
-    for name, kernel in DEFAULT_KERNELS.items():
-        _lib.impl(name, kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake("mmcarafe::carafe", _fake_carafe, lib=_lib)
-    torch.library.register_fake("mmcarafe::carafe_grad_features", _fake_grad_features, lib=_lib)
-    torch.library.register_fake("mmcarafe::carafe_grad_masks", _fake_grad_masks, lib=_lib)
+    both = ops.carafe_backward.default
     # <op>(features, masks): features from (grad, masks), masks from (grad, features)
-    for name, d_first, d_second in (
-        ("carafe", lambda g, m, a: to_features(g, m, *a), lambda g, x, a: to_masks(g, x, *a)),
+    backward = {
+        "carafe": _gradients(lambda g, m, a: to_features(g, m, *a), lambda g, x, a: to_masks(g, x, *a), both),
         # first tensor is the output gradient: its gradient is the operator itself
-        (
-            "carafe_grad_features",
-            lambda g, m, a: forward(g, m, *a),
-            lambda g, y, a: to_masks(y, g, *a),
+        "carafe_grad_features": _gradients(
+            lambda g, m, a: forward(g, m, *a), lambda g, y, a: to_masks(y, g, *a)
         ),
-        (
-            "carafe_grad_masks",
-            lambda g, x, a: forward(x, g, *a),
-            lambda g, y, a: to_features(y, g, *a),
+        "carafe_grad_masks": _gradients(
+            lambda g, x, a: forward(x, g, *a), lambda g, y, a: to_features(y, g, *a)
         ),
-    ):
-        torch.library.register_autograd(
-            f"mmcarafe::{name}", _gradients(d_first, d_second), setup_context=_save, lib=_lib
-        )
-        torch.library.register_vmap(f"mmcarafe::{name}", _vmap(getattr(ops, name).default), lib=_lib)
+        "carafe_backward": _gradients_of_backward,
+    }
+    for name, kernel in DEFAULT_KERNELS.items():
+        qualified = f"mmcarafe::{name}"
+        save = _save_three if name == "carafe_backward" else _save
+        _lib.impl(name, kernel, "CompositeExplicitAutograd")
+        torch.library.register_fake(qualified, FAKE_KERNELS[name], lib=_lib)
+        torch.library.register_autograd(qualified, backward[name], setup_context=save, lib=_lib)
+        torch.library.register_vmap(qualified, _vmap(getattr(ops, name).default), lib=_lib)
     for device in ("cpu", "cuda"):
         _lib.impl("carafe", _autocast(device, forward), f"Autocast{device.upper()}")
-    # k*k multiply-adds for each channel of each output pixel, whichever of the three ops it is
+    # k*k multiply-adds for each channel of each output pixel, whichever of the ops it is
     register_flop_formula(ops.carafe)(lambda x, m, k, g, s, *args, **kwargs: 2 * k * k * prod(x) * s * s)
     for op in (ops.carafe_grad_features, ops.carafe_grad_masks):
         register_flop_formula(op)(lambda grad, t, k, g, s, *args, **kwargs: 2 * k * k * prod(grad))
+    register_flop_formula(ops.carafe_backward)(
+        lambda grad, x, m, k, g, s, *args, **kwargs: 4 * k * k * prod(grad)
+    )
 
 
 _register()

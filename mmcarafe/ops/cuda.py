@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CUDA tensors: which implementation serves a call, and choosing one by hand."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.library import Library
+
+from . import mmcv_kernels, triton_launch
+from .carafe import DEFAULT_KERNELS
+
+_log = logging.getLogger("mmcarafe")
+_lib = Library("mmcarafe", "IMPL", "CUDA")
+
+# Tried from left to right. mmcv needs copies in float32 to sum half precision well, so it is second there.
+ORDER = {
+    torch.float32: ("mmcv", "triton", "reference"),
+    torch.float16: ("triton", "mmcv", "reference"),
+    torch.bfloat16: ("triton", "mmcv", "reference"),
+}
+
+
+class Implementation(NamedTuple):
+    """The ops by name, and a function that says why they cannot serve a call, or None if they can."""
+
+    kernels: dict[str, Callable]
+    why_not: Callable[..., str | None]
+
+
+def _of(module) -> Implementation:
+    kernels = {
+        "carafe": module.carafe,
+        "carafe_grad_features": module.grad_features,
+        "carafe_grad_masks": module.grad_masks,
+        "carafe_backward": module.backward,
+    }
+    return Implementation(kernels, module.why_not)
+
+
+IMPLEMENTATIONS = {
+    "mmcv": _of(mmcv_kernels),
+    "triton": _of(triton_launch),
+    "reference": Implementation(DEFAULT_KERNELS, lambda *args: None),
+}
+_named = [os.environ.get("MMCARAFE_CUDA") or None]
+
+
+def choose(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: int) -> str:
+    """Name of the implementation that serves a call: the one asked for, or the first that can.
+
+    Raises:
+        ValueError: the one asked for, by ``MMCARAFE_CUDA`` or :func:`use_cuda_implementation`, cannot.
+    """
+    if _named[0]:
+        name = _known(_named[0])
+        if reason := IMPLEMENTATIONS[name].why_not(op, tensors, k, groups, scale):
+            raise ValueError(
+                f"{name} was asked for and cannot run {op} on {tuple(tensors[0].shape)}: {reason}; "
+                "without MMCARAFE_CUDA and use_cuda_implementation another one is chosen"
+            )
+        return name
+    reasons = []
+    for name in ORDER.get(tensors[0].dtype, ("reference",)):
+        reason = IMPLEMENTATIONS[name].why_not(op, tensors, k, groups, scale)
+        if reason is None:
+            break
+        reasons.append(f"{name}: {reason}")
+    _log.debug("%s on %s: %s%s", op, tuple(tensors[0].shape), name, "".join(f"; not {r}" for r in reasons))
+    if name == "reference" and reasons:
+        _warn_once("; ".join(reasons))
+    return name
+
+
+_warned = set()
+
+
+def _warn_once(reasons: str) -> None:
+    if reasons not in _warned:
+        _warned.add(reasons)
+        warnings.warn(
+            f"CARAFE runs in plain PyTorch on this GPU, which is slower ({reasons}); install Triton, or an mmcv "
+            "that was built for CUDA",
+            stacklevel=2,
+        )
+
+
+def cuda_implementations() -> list[str]:
+    """Names for :func:`use_cuda_implementation`; whether one can run depends on the machine and the call."""
+    return list(IMPLEMENTATIONS)
+
+
+def _known(name: str) -> str:
+    if name not in IMPLEMENTATIONS:
+        known = ", ".join(IMPLEMENTATIONS)
+        raise ValueError(
+            f"implementation for CUDA tensors (MMCARAFE_CUDA): expected one of {known}, got {name!r}"
+        )
+    return name
+
+
+@contextmanager
+def use_cuda_implementation(name: str) -> Iterator[None]:
+    """Run the operator on CUDA tensors with one implementation, for tests and comparisons.
+
+    Affects all threads. A call that it cannot serve is an error that says why.
+
+    Args:
+        name (str): one of :func:`cuda_implementations`.
+
+    Raises:
+        ValueError: there is no such implementation.
+
+    Example:
+        >>> import torch
+        >>> from mmcarafe.ops import carafe, use_cuda_implementation
+        >>> device = "cuda" if torch.cuda.is_available() else "cpu"
+        >>> with use_cuda_implementation("reference"):
+        ...     x, masks = torch.rand(1, 4, 6, 6, device=device), torch.rand(1, 9, 12, 12, device=device)
+        ...     carafe(x, masks, 3, 1, 2).shape
+        torch.Size([1, 4, 12, 12])
+    """
+    before, _named[0] = _named[0], _known(name)
+    try:
+        yield
+    finally:
+        _named[0] = before
+
+
+def serve(op: str, *inputs):
+    """Run an op with the implementation chosen for its tensors, on their device."""
+    tensors, sizes = inputs[:-3], inputs[-3:]
+    name = choose(op, tensors, *sizes)
+    with torch.cuda.device_of(tensors[0]):
+        return IMPLEMENTATIONS[name].kernels[op](*inputs)
+
+
+def _register() -> None:
+    for op in DEFAULT_KERNELS:
+        _lib.impl(op, lambda *inputs, op=op: serve(op, *inputs))
+
+
+_register()
