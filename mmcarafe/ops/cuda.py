@@ -84,8 +84,8 @@ def _warn_once(reasons: str) -> None:
     if reasons not in _warned:
         _warned.add(reasons)
         warnings.warn(
-            f"CARAFE runs in plain PyTorch on this GPU, which is slower ({reasons}); install Triton, or an mmcv "
-            "that was built for CUDA",
+            f"CARAFE runs in plain PyTorch on this GPU, which is slower ({reasons}); "
+            "install Triton, or an mmcv that was built for CUDA",
             stacklevel=2,
         )
 

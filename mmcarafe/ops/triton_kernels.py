@@ -7,8 +7,8 @@ are in float32, addresses in 64 bits. ``docs/gpu.md`` has the bounds that the ti
 
 Names: ``i_`` number of a program, ``o_`` offsets, ``p_`` pointers, ``ok_`` what exists, ``b_`` values.
 Sizes: ``K`` kernel_size, ``S`` scale_factor, ``G`` group_size, ``CPG`` channels of a group. A program takes
-``BC`` channels and ``BP`` source pixels, ``PX`` of them in a row. A tile is [BC, BP] where neighbouring pixels
-are neighbours in memory (``C_AXIS`` 0) and [BP, BC] where channels are (``C_AXIS`` 1), so that neighbouring
+``BC`` channels and ``BP`` source pixels, ``PX`` of them in a row. A tile is [BC, BP] where adjacent pixels are
+adjacent in memory (``C_AXIS`` 0) and [BP, BC] where adjacent channels are (``C_AXIS`` 1), so that neighbouring
 threads read neighbouring addresses. ``SUB`` sub-pixels of a source pixel are computed at once, two at a time
 where a row of the target may be read in pairs (``VEC`` 2).
 """
@@ -19,7 +19,7 @@ import triton.language as tl
 
 @triton.jit
 def _wide(strides, VEC: tl.constexpr):
-    """Strides in 64 bits; all but the last are given in units of ``VEC``, so that pairs are known to be aligned."""
+    """Strides in 64 bits; all but the last come in units of ``VEC``: pairs are then known to be aligned."""
     s_n = tl.cast(strides[0], tl.int64) * VEC
     s_c = tl.cast(strides[1], tl.int64) * VEC
     s_h = tl.cast(strides[2], tl.int64) * VEC
@@ -131,7 +131,7 @@ def grad_features_kernel(
 ):  # fmt: skip
     """out[n,c,y,x] = sum over taps and sub-pixels of masks[n,tap,Y,X] * grad[n,c,Y,X].
 
-    Y = s*(y-dy)+i and X = s*(x-dx)+j. A program sums ROWS source rows: a value read serves all that it reaches.
+    Y = s*(y-dy)+i and X = s*(x-dx)+j. A program sums ROWS source rows: a value serves all that it reaches.
     """
     R: tl.constexpr = K // 2
     JS: tl.constexpr = S // VEC
@@ -198,7 +198,7 @@ def grad_masks_kernel(
     TAPS: tl.constexpr, LANE: tl.constexpr,
     C_AXIS: tl.constexpr, PX: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """out[n,tap,s*y+i,s*x+j] = sum over a group's channels of grad[n,c,s*y+i,s*x+j] * features[n,c,y+dy,x+dx].
+    """out[n,tap,s*y+i,s*x+j] = sum over a group's c of grad[n,c,s*y+i,s*x+j] * features[n,c,y+dy,x+dx].
 
     A program sums TAPS of the K*K taps over all channels, BC at a time; LANE adjacent ones are added at once.
     """
