@@ -3,8 +3,8 @@
 
 What they cannot do was read in mmcv 2.1.0, ``mmcv/ops/csrc/common/cuda/carafe_cuda_kernel.cuh`` and
 ``mmcv/ops/csrc/pytorch/cuda/carafe_cuda.cu``: half precision is summed in half precision, so it is widened
-here; float64 masks pass through float32, so float64 is refused; sizes are 32-bit, empty grids are launched, and
-a block's share of the masks has to fit in 48 KB of shared memory.
+here; float64 masks pass through float32, so float64 is refused; sizes are 32-bit, empty grids are launched,
+and a block's share of the masks has to fit in 48 KB of shared memory.
 """
 
 from functools import cache

@@ -7,10 +7,10 @@ are in float32, addresses in 64 bits. ``docs/gpu.md`` has the bounds that the ti
 
 Names: ``i_`` number of a program, ``o_`` offsets, ``p_`` pointers, ``ok_`` what exists, ``b_`` values.
 Sizes: ``K`` kernel_size, ``S`` scale_factor, ``G`` group_size, ``CPG`` channels of a group. A program takes
-``BC`` channels and ``BP`` source pixels, ``PX`` of them in a row. A tile is [BC, BP] where adjacent pixels are
-adjacent in memory (``C_AXIS`` 0) and [BP, BC] where adjacent channels are (``C_AXIS`` 1), so that neighbouring
-threads read neighbouring addresses. ``SUB`` sub-pixels of a source pixel are computed at once, two at a time
-where a row of the target may be read in pairs (``VEC`` 2).
+``BC`` channels and ``BP`` source pixels, ``PX`` of them in a row. A tile is [BC, BP] where adjacent pixels
+are adjacent in memory (``C_AXIS`` 0) and [BP, BC] where adjacent channels are (``C_AXIS`` 1), so that
+neighbouring threads read neighbouring addresses. ``SUB`` sub-pixels of a source pixel are computed at once,
+two at a time where a row of the target may be read in pairs (``VEC`` 2).
 """
 
 import triton
