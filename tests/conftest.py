@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of every test: the same random numbers, NaN in uninitialised memory, CUDA mark, stock mmdet."""
+"""Fixtures of every test: the same random numbers, NaN in uninitialised memory, CUDA mark, stock mmdet.
+
+Tests of the operator need torch and pytest only: what imports mmdet is imported where it is asked for.
+"""
 
 import importlib
+import os
 import random
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
-from mmdet.registry import MODELS
+
+if not torch.cuda.is_available():
+    # read when Triton is imported: its kernels then run on CPU tensors, in Python
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from samples import loop
 
-from mmcarafe import models
 from mmcarafe.ops import use_cpu_implementation
 
 
@@ -66,6 +73,10 @@ def mmcv_on_cpu(monkeypatch):
 @contextmanager
 def mmdets_classes():
     """While active, the registry has mmdet's own classes under the names taken over."""
+    from mmdet.registry import MODELS
+
+    from mmcarafe import models
+
     ours = {name: getattr(models, name) for name in models.__all__ if name != "CARAFE"}
     try:
         for name, kind in ours.items():

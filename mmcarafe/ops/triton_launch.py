@@ -7,6 +7,7 @@ gradient is summed, so what is tuned may differ in the last bits from machine to
 """
 
 import os
+from collections.abc import Callable
 from functools import cache
 from subprocess import CalledProcessError
 from typing import NamedTuple
@@ -184,6 +185,12 @@ def _launch(kernel, name: str, layout: _Layout, shape, args: list, constants: di
 
     constants = constants | dict(G=groups, K=k, S=scale, VEC=layout.vec, C_AXIS=layout.c_axis, PX=px)
     if os.environ.get("MMCARAFE_TRITON_AUTOTUNE") == "1":
-        _tuned(kernel, name, layout.c_axis)[grid](*args, H, W, cpg, **constants)
+        kernel = _tuned(kernel, name, layout.c_axis)
     else:
-        kernel[grid](*args, H, W, cpg, **constants, **tile._asdict())
+        constants |= tile._asdict()
+    _call(kernel, grid, (*args, H, W, cpg), constants)
+
+
+def _call(kernel, grid: Callable[[dict], tuple[int]], args: tuple, constants: dict) -> None:
+    """The one place where a kernel starts."""
+    kernel[grid](*args, **constants)

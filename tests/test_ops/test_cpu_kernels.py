@@ -7,44 +7,13 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from sweep import Ops, check, sweep
 
 from mmcarafe.ops import carafe, cpu_implementations, reference, use_cpu_implementation
 
 COMPILED = [name for name in cpu_implementations() if name != "reference"]
-# of the largest value: sums of up to 81 terms, or of the channels, in another order than the reference's
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 OPS = torch.ops.mmcarafe
-
-sizes = st.fixed_dictionaries(
-    dict(
-        N=st.integers(0, 2),
-        groups=st.integers(1, 3),
-        per_group=st.sampled_from([1, 3, 4, 5, 17, 66]),
-        H=st.integers(1, 9),
-        W=st.sampled_from([1, 2, 7, 14, 15, 16, 17, 33]),
-        k=st.sampled_from([1, 3, 5, 7, 9]),
-        scale=st.integers(1, 4),
-        dtype=st.sampled_from(list(TOLERANCE)),
-        layout=st.sampled_from(["contiguous", "channels_last", "strided"]),
-        threads=st.sampled_from([1, 2, 4]),
-        seed=st.integers(0, 2**16),
-    )
-)
-
-
-def draw(layout: str, dtype: torch.dtype, *shape: int) -> torch.Tensor:
-    t = torch.randn(*shape).to(dtype)
-    if layout == "channels_last":
-        return t.contiguous(memory_format=torch.channels_last)
-    return t.transpose(2, 3).contiguous().transpose(2, 3) if layout == "strided" else t
-
-
-def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    limit = TOLERANCE[theirs.dtype] * float(theirs.double().abs().max()) if theirs.numel() else 0.0
-    torch.testing.assert_close(ours.double(), theirs.double(), rtol=0, atol=limit)
-    assert ours.dtype == theirs.dtype
 
 
 @pytest.mark.skipif(os.environ.get("MMCARAFE_CPU") == "reference", reason="the kernels are switched off")
@@ -62,22 +31,12 @@ def threads():
 
 @pytest.mark.parametrize("name", COMPILED)
 def test_sweep_equals_the_reference(name, threads):
-    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-    @given(sizes)
-    def sweep(z):
-        torch.manual_seed(z["seed"])
+    def test(z):
         threads(z["threads"])
-        N, H, W, k, G, s = (z[key] for key in ("N", "H", "W", "k", "groups", "scale"))
-        C = G * z["per_group"]
-        x = draw(z["layout"], z["dtype"], N, C, H, W)
-        m = draw(z["layout"], z["dtype"], N, G * k * k, s * H, s * W)
-        grad = draw(z["layout"], z["dtype"], N, C, s * H, s * W)
         with use_cpu_implementation(name):
-            close(carafe(x, m, k, G, s), reference.carafe(x, m, k, G, s))
-            close(OPS.carafe_grad_features(grad, m, k, G, s), reference.grad_features(grad, m, k, G, s))
-            close(OPS.carafe_grad_masks(grad, x, k, G, s), reference.grad_masks(grad, x, k, G, s))
+            check(z, Ops(carafe, OPS.carafe_grad_features, OPS.carafe_grad_masks))
 
-    sweep()
+    sweep(test, examples=60, threads=st.sampled_from([1, 2, 4]))
 
 
 @pytest.mark.parametrize("name", COMPILED)

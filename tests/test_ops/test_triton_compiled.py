@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Triton kernels compiled ahead of time, without a GPU: what the assembler makes of them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton, an optional requirement, is not installed")
+
+P3 = [1, 256, 100, 168]
+NVIDIA = {"sm_80": ["cuda", 80, 32], "sm_90": ["cuda", 90, 32]}
+SHARED = 48 * 1024  # what every kernel may have without asking for more
+
+
+def case(dtype="float32", memory_format="contiguous_format", shape=P3, k=5, groups=1, scale=2) -> dict:
+    return dict(dtype=dtype, memory_format=memory_format, shape=shape, k=k, groups=groups, scale=scale)
+
+
+LAYOUTS = ("contiguous_format", "channels_last")
+USUAL = [case(dtype, layout) for dtype in ("float32", "float16", "bfloat16") for layout in LAYOUTS]
+UNUSUAL = [
+    case(memory_format=layout, **other)
+    for layout in LAYOUTS
+    for other in (
+        dict(k=3),
+        dict(k=7, groups=2),
+        dict(scale=1),
+        dict(scale=3),
+        dict(scale=4),
+        dict(shape=[2, 48, 25, 21]),  # strides that are multiples of nothing
+    )
+]
+
+
+def compiled(tmp_path, target: list, cases: list[dict]) -> list[dict]:
+    """Reports of all kernels of some calls, in a process that compiles them instead of interpreting them."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    script = Path(__file__).parents[1] / "compile_triton.py"
+    done = subprocess.run(
+        [sys.executable, script, json.dumps(target), json.dumps(cases)],
+        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports = json.loads(done.stdout)
+    assert len(reports) == 3 * len(cases)
+    return reports
+
+
+def assert_within_limits(report: dict) -> None:
+    assert report["spills"] == 0, report
+    assert report["registers"] <= 255, report
+    assert report["shared"] <= SHARED, report
+
+
+@pytest.mark.parametrize("target", NVIDIA.values(), ids=NVIDIA)
+def test_usual_calls_do_not_spill_and_move_vectors(target, tmp_path):
+    for report in compiled(tmp_path, target, USUAL):
+        assert_within_limits(report)
+        if report["case"]["memory_format"] == "channels_last":
+            # four floats, or as many halves as fit the lanes of a thread
+            assert {"v4.b32", "v2.b32"} & set(report["vectors"]), report
+        elif report["case"]["dtype"] == "float32":
+            # shifted rows are read float by float, rows of the target in pairs
+            assert "v2.b32" in report["vectors"], report
+        if report["kernel"] == "carafe_kernel" and report["case"]["dtype"] == "float32":
+            assert report["stores"], report
+
+
+def test_unusual_calls_do_not_spill(tmp_path):
+    for report in compiled(tmp_path, NVIDIA["sm_80"], UNUSUAL):
+        assert_within_limits(report)
+
+
+def test_amd_compiles(tmp_path):
+    for report in compiled(tmp_path, ["hip", "gfx942", 64], USUAL[:2]):
+        assert report["binary"] > 0
+        assert report["spills"] == 0, report
+        assert report["shared"] <= 64 * 1024, report

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Triton kernels against loop and reference: compiled on a GPU, by Triton's interpreter elsewhere."""
+
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import strategies as st
+from samples import TOLERANCE, Sample, assert_close, every_sample
+from sweep import Ops, check, sweep
+
+from mmcarafe.ops import reference, triton_launch
+
+pytest.importorskip("triton", reason="Triton, an optional requirement, is not installed")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+OPS = Ops(triton_launch.carafe, triton_launch.grad_features, triton_launch.grad_masks)
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+every_dtype = pytest.mark.parametrize("dtype", triton_launch.DTYPES, ids=lambda dtype: str(dtype)[6:])
+every_format = pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+SAMPLE = Sample(2, 6, 5, 7, k=3, groups=2, scale=2)
+
+
+def run(features, masks, grad, args):
+    """Output and both gradients."""
+    return (
+        triton_launch.carafe(features, masks, *args),
+        triton_launch.grad_features(grad, masks, *args),
+        triton_launch.grad_masks(grad, features, *args),
+    )
+
+
+@every_sample
+@every_dtype
+@every_format
+def test_output_and_gradients_equal_the_loop(sample, dtype, memory_format):
+    tensors = [t.contiguous(memory_format=memory_format) for t in sample.tensors(dtype, DEVICE)]
+    for actual, expected in zip(run(*tensors, sample.args), sample.expected(), strict=True):
+        assert actual.dtype == dtype
+        assert_close(actual.cpu(), expected)
+
+
+def test_sweep_equals_the_reference():
+    sizes = dict(dtype=st.sampled_from(triton_launch.DTYPES))
+    if DEVICE == "cpu":  # the interpreter takes a second for what a GPU does in microseconds
+        sizes |= dict(H=st.integers(1, 4), per_group=st.sampled_from([1, 3, 5, 17]), groups=st.integers(1, 2))
+        sizes |= dict(k=st.sampled_from([1, 3, 5]))
+    sweep(lambda z: check(z, OPS, DEVICE), examples=20 if DEVICE == "cpu" else 200, **sizes)
+
+
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("layout", ["channels_last", "transposed", "every_second", "odd_rows", "expanded"])
+def test_layout_of_each_tensor_changes_no_value(which, layout):
+    """What is not adjacent, or not aligned in pairs, is read in place."""
+    tensors = SAMPLE.tensors(torch.float32, DEVICE)
+    t = tensors[which]
+    if layout == "channels_last":
+        other = t.contiguous(memory_format=torch.channels_last)
+    elif layout == "transposed":
+        other = t.transpose(2, 3).contiguous().transpose(2, 3)
+    elif layout == "every_second":
+        other = torch.stack([t, torch.full_like(t, torch.nan)], 4).flatten(3)[..., ::2]
+    elif layout == "odd_rows":
+        other = torch.nn.functional.pad(t, [0, 1, 0, 1], value=torch.nan)[..., :-1, :-1]
+    else:
+        tensors[which] = t = t[:1, :1].expand_as(t).contiguous()
+        other = t[:1, :1].expand_as(t)
+    assert other.stride() != t.stride() and other.equal(t)
+    plain = run(*tensors, SAMPLE.args)
+    tensors[which] = other
+    for actual, expected in zip(run(*tensors, SAMPLE.args), plain, strict=True):
+        assert_close(actual.cpu(), expected.cpu())
+
+
+@every_format
+@pytest.mark.parametrize(("dtype", "large"), [(torch.float16, 2048), (torch.bfloat16, 256)], ids=str)
+def test_half_precision_is_accumulated_in_float32(dtype, large, memory_format):
+    """In half precision the large number plus one is the large number again."""
+    features = torch.ones(1, 41, 3, 3, dtype=dtype, device=DEVICE).contiguous(memory_format=memory_format)
+    masks = torch.ones(1, 9, 3, 3, dtype=dtype, device=DEVICE).contiguous(memory_format=memory_format)
+    first_pixel, first_channel = features.clone(), features.clone()
+    first_pixel[..., 0, 0] = large
+    first_channel[:, 0] = large
+    assert triton_launch.carafe(first_pixel, masks, 3, 1, 1)[..., 1, 1].eq(large + 8).all()
+    assert triton_launch.grad_features(first_pixel, masks, 3, 1, 1)[..., 1, 1].eq(large + 8).all()
+    assert triton_launch.grad_masks(features, first_channel, 3, 1, 1)[..., 1, 1].eq(large + 40).all()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_nan_and_inf_spread_as_in_the_reference(value):
+    x, m = torch.randn(1, 5, 9, 20), torch.randn(1, 25, 18, 40)
+    x[0, 2, 4, 10] = value
+    ours = triton_launch.carafe(x.to(DEVICE), m.to(DEVICE), 5, 1, 2).cpu()
+    theirs = reference.carafe(x, m, 5, 1, 2)
+    assert torch.equal(ours.isnan(), theirs.isnan())
+    assert torch.equal(ours.isfinite(), theirs.isfinite())
+    assert not theirs.isfinite().all()
+    grad = torch.randn(1, 5, 18, 40)
+    grad[0, 2, 9, 20] = value
+    ours = triton_launch.grad_features(grad.to(DEVICE), m.to(DEVICE), 5, 1, 2).cpu()
+    theirs = reference.grad_features(grad, m, 5, 1, 2)
+    assert torch.equal(ours.isfinite(), theirs.isfinite())
+
+
+TILES = [(name, axis, i) for (name, axis), tiles in triton_launch.TILES.items() for i in range(len(tiles))]
+
+
+@pytest.mark.parametrize(("name", "axis", "i"), TILES)
+def test_every_tile_that_may_be_chosen_computes_the_same(name, axis, i, monkeypatch):
+    sample = Sample(1, 70, 3, 9, k=3, groups=1, scale=2)
+    monkeypatch.setitem(triton_launch.TILES, (name, axis), triton_launch.TILES[name, axis][i : i + 1])
+    memory_format = list(FORMATS.values())[axis]
+    tensors = [t.contiguous(memory_format=memory_format) for t in sample.tensors(torch.float32, DEVICE)]
+    reference_values = (
+        reference.carafe(*tensors[:2], *sample.args),
+        reference.grad_features(tensors[2], tensors[1], *sample.args),
+        reference.grad_masks(tensors[2], tensors[0], *sample.args),
+    )
+    for actual, expected in zip(run(*tensors, sample.args), reference_values, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("W", [1, 5, 14, 16, 21, 42, 168])
+@pytest.mark.parametrize(("H", "rows", "c_axis"), list(product([1, 14, 100], [1, 4], [0, 1])))
+def test_a_tile_has_whole_rows(W, H, rows, c_axis):
+    tile = triton_launch.Tile(32, 32)
+    px = triton_launch._row(W, H, tile, rows, c_axis)
+    assert px <= tile.BP and tile.BP % px == 0
+
+
+def test_an_image_beyond_32_bits_is_read_and_written_in_place(monkeypatch):
+    """Images 2**31 elements apart in memory; what lies between them is not touched."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    features, masks, grad = SAMPLE.tensors(torch.bfloat16, DEVICE)
+    apart = torch.empty(2**31 + features[0].numel(), dtype=torch.bfloat16, device=DEVICE)
+    far = apart.as_strided(features.shape, (2**31, *features.stride()[1:])).copy_(features)
+    out = triton_launch.carafe(far, masks, *SAMPLE.args)
+    assert_close(out.cpu(), SAMPLE.expected()[0])
+    monkeypatch.setattr(triton_launch, "empty_grad_features", lambda *args: far.fill_(torch.nan))
+    assert_close(triton_launch.grad_features(grad, masks, *SAMPLE.args).cpu(), SAMPLE.expected()[1])
+
+
+def test_the_same_bits_again():
+    tensors = SAMPLE.tensors(torch.float32, DEVICE)
+    first, second = (run(*tensors, SAMPLE.args) for _ in range(2))
+    assert all(a.equal(b) for a, b in zip(first, second, strict=True))
+
+
+def test_tolerances_are_those_of_every_implementation():
+    assert set(triton_launch.DTYPES) == set(TOLERANCE) - {torch.float64}
