@@ -165,9 +165,13 @@ def _gradients_of_backward(ctx, to_features, to_masks):
     """Backward of ``carafe_backward``: its outputs are linear in (grad, masks) and in (grad, features)."""
     grad, features, masks = ctx.saved_tensors
     ops, args = torch.ops.mmcarafe, ctx.args
-    d_grad = ops.carafe(to_features, masks, *args) + ops.carafe(features, to_masks, *args)
-    d_features = ops.carafe_grad_features(grad, to_masks, *args)
-    d_masks = ops.carafe_grad_masks(grad, to_features, *args)
+    d_grad = d_features = d_masks = None
+    if ctx.needs_input_grad[0]:
+        d_grad = ops.carafe(to_features, masks, *args) + ops.carafe(features, to_masks, *args)
+    if ctx.needs_input_grad[1]:
+        d_features = ops.carafe_grad_features(grad, to_masks, *args)
+    if ctx.needs_input_grad[2]:
+        d_masks = ops.carafe_grad_masks(grad, to_features, *args)
     return d_grad, d_features, d_masks, None, None, None
 
 

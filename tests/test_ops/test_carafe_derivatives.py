@@ -14,7 +14,7 @@ few_samples = pytest.mark.parametrize(
     [Sample(1, 2, 2, 1, k=3, groups=2, scale=2), Sample(2, 2, 1, 2, k=3, groups=1, scale=1)],
     ids=str,
 )
-OPS = ("carafe", "carafe_grad_features", "carafe_grad_masks")
+OPS = ("carafe", "carafe_grad_features", "carafe_grad_masks", "carafe_backward")
 every_op = pytest.mark.parametrize("name", OPS)
 OPCHECKED = {
     "contiguous": (Sample(2, 4, 3, 5, k=3, groups=2, scale=2), torch.contiguous_format),
@@ -28,12 +28,13 @@ OPCHECKED = {
 def call(name, sample, dtype=torch.float64, requires_grad=True):
     """An op with arguments that fit it."""
     features, masks, grad = sample.tensors(dtype, requires_grad=requires_grad)
-    first, second = {
+    tensors = {
         "carafe": (features, masks),
         "carafe_grad_features": (grad, masks),
         "carafe_grad_masks": (grad, features),
+        "carafe_backward": (grad, features, masks),
     }[name]
-    return getattr(torch.ops.mmcarafe, name).default, (first, second, *sample.args)
+    return getattr(torch.ops.mmcarafe, name).default, (*tensors, *sample.args)
 
 
 @pytest.mark.usefixtures("implementation")
@@ -55,8 +56,10 @@ def test_second_derivatives(sample, name):
 @every_op
 def test_derivatives_of_an_empty_batch_are_empty(name):
     op, inputs = call(name, Sample(0, 4, 3, 5, k=3, groups=2, scale=2))
-    gradients = torch.autograd.grad(op(*inputs).sum(), inputs[:2], create_graph=True)
-    assert [g.shape for g in gradients] == [t.shape for t in inputs[:2]]
+    outputs, tensors = op(*inputs), inputs[:-3]
+    total = sum(t.sum() for t in outputs) if name == "carafe_backward" else outputs.sum()
+    gradients = torch.autograd.grad(total, tensors, create_graph=True)
+    assert [g.shape for g in gradients] == [t.shape for t in tensors]
 
 
 @pytest.mark.usefixtures("implementation")
@@ -64,9 +67,9 @@ def test_derivatives_of_an_empty_batch_are_empty(name):
 @every_op
 @pytest.mark.parametrize(("sample", "memory_format"), OPCHECKED.values(), ids=OPCHECKED)
 def test_opcheck(name, sample, memory_format):
-    op, (first, second, *args) = call(name, sample, torch.float32)
+    op, (first, *others) = call(name, sample, torch.float32)
     first = first.detach().contiguous(memory_format=memory_format).requires_grad_()
-    torch.library.opcheck(op, (first, second, *args))
+    torch.library.opcheck(op, (first, *others))
 
 
 @every_op

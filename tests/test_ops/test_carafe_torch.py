@@ -122,6 +122,17 @@ def test_vmap_equals_a_loop(in_dims):
         assert_close(got, expected)
 
 
+def test_vmap_of_both_gradients_equals_a_loop():
+    features, masks, grad = SAMPLE.tensors(torch.float64)
+    grads, masks_inside = torch.stack([grad, -grad.flip(1)]), torch.stack([masks, masks.flip(2)], 2)
+    op, args = torch.ops.mmcarafe.carafe_backward.default, SAMPLE.args
+    got = torch.func.vmap(lambda g, m: op(g, features, m, *args), (0, 2))(grads, masks_inside)
+    for i in range(2):
+        expected = op(grads[i], features, masks_inside[:, :, i], *args)
+        for both, one in zip(got, expected, strict=True):
+            assert_close(both[i], one)
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_traced_program_equals_eager():
     model, x = Upsample(), torch.randn(2, 4, 5, 6)
