@@ -120,3 +120,5 @@ every_implementation = pytest.mark.parametrize("implementation", cpu_implementat
 fastest_and_reference = pytest.mark.parametrize(
     "implementation", dict.fromkeys([cpu_implementations()[0], "reference"]), indirect=True
 )
+# What differs between devices is checked on both; what needs a GPU is skipped visibly without one.
+every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.needs_cuda)])

@@ -150,13 +150,3 @@ def test_half_precision_is_accumulated_in_float32(dtype):
     features, masks = torch.ones(1, 1, k, k, dtype=dtype), torch.ones(1, k * k, k, k, dtype=dtype)
     for op in (torch.ops.mmcarafe.carafe, torch.ops.mmcarafe.carafe_grad_features):
         assert op(features, masks, k, 1, 1)[0, 0, k // 2, k // 2] == torch.tensor(k * k).to(dtype)
-
-
-@pytest.mark.needs_cuda
-@every_dtype
-@every_sample
-def test_cuda_equals_the_loop(sample, dtype):
-    results = run(*sample.tensors(dtype, device="cuda"), sample.args)
-    for actual, expected in zip(results, sample.expected(), strict=True):
-        assert actual.is_cuda
-        assert_close(actual.cpu(), expected)

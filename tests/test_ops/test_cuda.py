@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator on a GPU: every implementation's values, and what torch and CUDA ask of an op there."""
+
+import pytest
+import torch
+from samples import TOLERANCE, Sample, assert_close, every_dtype, every_sample
+from sweep import Ops, check, sweep
+from torch.autograd import gradcheck, gradgradcheck
+
+from mmcarafe.ops import carafe, cuda, cuda_implementations, reference, use_cuda_implementation
+
+pytestmark = pytest.mark.needs_cuda
+SAMPLE = Sample(2, 6, 5, 7, k=3, groups=2, scale=2)
+OPS = torch.ops.mmcarafe
+every_implementation = pytest.mark.parametrize("name", ["chosen", *cuda_implementations()])
+every_format = pytest.mark.parametrize(
+    "memory_format", [torch.contiguous_format, torch.channels_last], ids=str
+)
+
+
+@pytest.fixture
+def run(name):
+    """Calls the operator and its backward pass with one implementation, or skips what that one cannot do."""
+
+    def values(features, masks, grad, args):
+        features, masks = (t.detach().requires_grad_() for t in (features, masks))
+        if name == "chosen":
+            out = carafe(features, masks, *args)
+            return out.detach(), *torch.autograd.grad(out, (features, masks), grad)
+        for op, tensors in (("carafe", (features, masks)), ("carafe_backward", (grad, features, masks))):
+            if reason := cuda.IMPLEMENTATIONS[name].why_not(op, tensors, *args):
+                pytest.skip(f"{name}: {reason}")
+        with use_cuda_implementation(name):
+            out = carafe(features, masks, *args)
+            return out.detach(), *torch.autograd.grad(out, (features, masks), grad)
+
+    return values
+
+
+@every_implementation
+@every_format
+@every_dtype
+@every_sample
+def test_output_and_gradients_equal_the_loop(sample, dtype, memory_format, run):
+    tensors = [t.contiguous(memory_format=memory_format) for t in sample.tensors(dtype, "cuda")]
+    for actual, expected in zip(run(*tensors, sample.args), sample.expected(), strict=True):
+        assert actual.is_cuda and actual.dtype == dtype
+        assert_close(actual.cpu(), expected)
+
+
+def test_sweep_equals_the_reference():
+    ops = Ops(carafe, OPS.carafe_grad_features, OPS.carafe_grad_masks)
+    sweep(lambda z: check(z, ops, "cuda"), examples=200)
+
+
+@every_implementation
+@pytest.mark.parametrize("wanted", ["features", "masks"])
+def test_one_gradient_alone(wanted, run, name):
+    features, masks, grad = SAMPLE.tensors(torch.float32, "cuda")
+    run(features, masks, grad, SAMPLE.args)  # skips where it cannot run
+    leaf = features if wanted == "features" else masks
+    leaf.requires_grad_()
+    carafe(features, masks, *SAMPLE.args).backward(grad)
+    assert_close(leaf.grad.cpu(), SAMPLE.expected()[1 if wanted == "features" else 2])
+
+
+def test_derivatives_of_every_order():
+    features, masks, _ = Sample(1, 2, 2, 1, k=3, groups=2, scale=2).tensors(device="cuda", requires_grad=True)
+    args = (3, 2, 2)
+    assert gradcheck(lambda x, m: carafe(x, m, *args), (features, masks))
+    assert gradgradcheck(lambda x, m: carafe(x, m, *args), (features, masks))
+
+
+@every_format
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sample", [SAMPLE, Sample(0, 4, 3, 5, k=3, groups=1, scale=2)], ids=str)
+def test_opcheck(sample, dtype, memory_format):
+    features, masks, grad = (t.contiguous(memory_format=memory_format) for t in sample.tensors(dtype, "cuda"))
+    utils = ["test_schema", "test_autograd_registration", "test_faketensor"]
+    if dtype == torch.float32:
+        features.requires_grad_()
+        utils.append("test_aot_dispatch_dynamic")
+    torch.library.opcheck(OPS.carafe.default, (features, masks, *sample.args), test_utils=utils)
+    inputs = (grad, features.detach(), masks, *sample.args)
+    torch.library.opcheck(OPS.carafe_backward.default, inputs, test_utils=utils)
+
+
+@every_format
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+def test_compiled_without_graph_break_equals_eager(dtype, memory_format):
+    torch.compiler.reset()
+
+    def function(x, m):
+        return carafe(x * 2, m, *SAMPLE.args).relu()
+
+    pair = [
+        t.contiguous(memory_format=memory_format).requires_grad_() for t in SAMPLE.tensors(dtype, "cuda")[:2]
+    ]
+    results = []
+    for run in (torch.compile(function, fullgraph=True), function):
+        out = run(*pair)
+        results.append((out, *torch.autograd.grad(out.sum(), pair)))
+    for actual, expected in zip(*results, strict=True):
+        assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_computes_in_its_dtype(dtype):
+    features, masks, grad = SAMPLE.tensors(torch.float32, "cuda", requires_grad=True)
+    with torch.autocast("cuda", dtype=dtype):
+        out = carafe(features, masks, *SAMPLE.args)
+    assert out.dtype == dtype
+    out.backward(grad.to(dtype))
+    assert features.grad.dtype == masks.grad.dtype == torch.float32
+    actual = (out, features.grad, masks.grad)
+    for result, expected in zip(actual, SAMPLE.expected(), strict=True):
+        assert_close(result.cpu(), expected, rtol=2**-7, atol=1e-5)
+
+
+@every_implementation
+def test_no_synchronisation_and_a_cuda_graph_replays(run, name):
+    features, masks, grad = SAMPLE.tensors(torch.float32, "cuda")
+    expected = run(features, masks, grad, SAMPLE.args)  # compiles what is compiled at first use
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run(features, masks, grad, SAMPLE.args)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph, static = torch.cuda.CUDAGraph(), [torch.zeros_like(t) for t in (features, masks, grad)]
+    with torch.cuda.graph(graph):
+        captured = run(*static, SAMPLE.args)
+    for t, value in zip(static, (features, masks, grad), strict=True):
+        t.copy_(value)
+    graph.replay()
+    assert all(a.equal(b) for a, b in zip(captured, expected, strict=True))
+
+
+@every_implementation
+def test_the_same_bits_again(run):
+    tensors = Sample(2, 70, 19, 21, k=5, groups=1, scale=2).tensors(torch.float32, "cuda")
+    first, second = (run(*tensors, (5, 1, 2)) for _ in range(2))
+    assert all(a.equal(b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_device_that_is_not_the_current_one():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU only")
+    features, masks, grad = SAMPLE.tensors(torch.float32, "cuda:1", requires_grad=True)
+    assert torch.cuda.current_device() == 0
+    out = carafe(features, masks, *SAMPLE.args)
+    out.backward(grad)
+    for result, expected in zip((out, features.grad, masks.grad), SAMPLE.expected(), strict=True):
+        assert result.device == torch.device("cuda:1")
+        assert_close(result.cpu(), expected)
+
+
+def memory_at_least(gigabytes: float) -> None:
+    free, _ = torch.cuda.mem_get_info()
+    if free < gigabytes * 2**30:
+        pytest.skip(f"{gigabytes} GiB of free GPU memory needed, {free / 2**30:.0f} found")
+
+
+def test_more_target_pixels_than_32_bit_launch_counts_allow(monkeypatch):
+    """Past 2.68 million, mmcv's backward launch overflows."""
+    memory_at_least(6)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    features, masks = torch.randn(1, 8, 900, 900, device="cuda"), torch.rand(1, 25, 1800, 1800, device="cuda")
+    grad = torch.randn(1, 8, 1800, 1800, device="cuda")
+    d_features, d_masks = OPS.carafe_backward(grad, features, masks, 5, 1, 2)
+    expected = reference.grad_features(grad, masks, 5, 1, 2)
+    torch.testing.assert_close(d_features, expected, rtol=1e-4, atol=1e-4)
+    expected = reference.grad_masks(grad, features, 5, 1, 2)
+    torch.testing.assert_close(d_masks, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_outputs_of_more_than_2_to_the_31_elements(monkeypatch):
+    memory_at_least(12)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    size = 2048
+    features = torch.randn(1, 136, size, size, device="cuda", dtype=torch.bfloat16)
+    masks = torch.rand(1, 9, 2 * size, 2 * size, device="cuda", dtype=torch.bfloat16)
+    out = carafe(features, masks, 3, 1, 2)
+    assert out.numel() > 2**31
+    corner = (slice(None), slice(-8, None), slice(-9, None), slice(-9, None))
+    expected = reference.carafe(features[corner], masks[..., -18:, -18:], 3, 1, 2)
+    assert_close(out[:, -8:, -16:, -16:], expected[..., 2:, 2:])
