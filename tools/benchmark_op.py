@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and memory of the CARAFE operator on the CPU, against what it replaces and other ways to write it.
+"""Time and memory of the CARAFE operator, on a CPU or a GPU, against what it replaces and other forms.
 
 All rows of a shape are run in turn, round after round, so that drift of the machine meets all alike; medians
 are reported. Outputs are fresh memory, as in a network, unless a row says otherwise.
@@ -8,6 +8,7 @@ Examples::
 
     python tools/benchmark_op.py                            # a look: one FPN level, three minutes
     python tools/benchmark_op.py --all --readme README.md   # everything the README shows: half an hour
+    python tools/benchmark_op.py --device cuda --memory     # a look at a GPU
 """
 
 import argparse
@@ -15,6 +16,7 @@ import json
 import os
 from pathlib import Path
 
+import benchmark_cuda
 import torch
 from benchmark_measure import Row, extra_memory, in_turn, machine, matmul_row, reuse_memory, summary
 from benchmark_model import model_rows
@@ -38,19 +40,23 @@ SHAPES = {
 }
 LAYOUTS = ("contiguous", "channels_last")
 PEERS = ("none", "replaced", "eager", "compiled")  # each with those before it
+DTYPES = ("float32", "float16", "bfloat16")
 COMPILED_SHAPE = "P3"  # compiling takes minutes: once, for the shape of the targets
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Benchmark the CARAFE operator on the CPU")
+    parser = argparse.ArgumentParser(description="Benchmark the CARAFE operator on the CPU or a GPU")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--shapes", nargs="+", default=["P3"], choices=list(SHAPES))
     parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=LAYOUTS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=9, help="timed calls of each row; slow rows: 3")
     parser.add_argument("--peers", choices=PEERS, default="eager", help="what to compare with")
-    parser.add_argument("--model", action="store_true", help="time a whole Mask R-CNN R50 too")
-    parser.add_argument("--all", action="store_true", help="all shapes, all peers, and --model")
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=DTYPES, help="on a GPU")
+    parser.add_argument("--memory", action="store_true", help="peak memory too; always so on the CPU")
+    parser.add_argument("--model", action="store_true", help="time a whole Mask R-CNN R50 too, on the CPU")
+    parser.add_argument("--all", action="store_true", help="all shapes, dtypes and peers, and --model")
     parser.add_argument("--out", default="work_dirs/benchmark", help="folder for benchmark.json and .png")
     parser.add_argument("--readme", help="file whose performance section is to be rewritten; needs --all")
     args = parser.parse_args()
@@ -60,6 +66,7 @@ def parse_args() -> argparse.Namespace:
         parser.error("--threads and --rounds: expected 1 or more")
     if args.all:
         args.shapes, args.layouts, args.peers, args.model = list(SHAPES), list(LAYOUTS), PEERS[-1], True
+        args.dtypes, args.memory = list(DTYPES), True
     return args
 
 
@@ -131,6 +138,9 @@ def reused(args: argparse.Namespace) -> dict:
 def main() -> None:
     """Measure, print, and write the files."""
     args = parse_args()
+    if args.device == "cuda":
+        benchmark_cuda.main(args, SHAPES)
+        return
     torch.set_num_threads(args.threads)
     if args.readme:
         split_section(Path(args.readme), NAME)  # before half an hour of measuring

@@ -27,10 +27,18 @@ class Inputs:
     scale: int = 2
 
     @classmethod
-    def draw(cls, shape: tuple[int, ...], layout: str, requires_grad: bool) -> "Inputs":
-        """Random float32 tensors in the layout "contiguous" or "channels_last"."""
+    def draw(
+        cls,
+        shape: tuple[int, ...],
+        layout: str,
+        requires_grad: bool,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "Inputs":
+        """Random tensors in the layout "contiguous" or "channels_last"."""
         N, _, H, W = shape
-        tensors = torch.randn(shape), torch.randn(N, 25, 2 * H, 2 * W).softmax(1)
+        options = dict(device=device, dtype=dtype)
+        tensors = torch.randn(shape, **options), torch.randn(N, 25, 2 * H, 2 * W, **options).softmax(1)
         if layout == "channels_last":
             tensors = [t.contiguous(memory_format=torch.channels_last) for t in tensors]
         return cls(*(t.requires_grad_(requires_grad) for t in tensors))
@@ -64,8 +72,8 @@ def our_rows(inputs: Inputs) -> dict[str, Row]:
 def replaced_rows(inputs: Inputs) -> dict[str, Row]:
     """The upsamplers that CARAFE replaces, on the same features."""
     x, s, channels = inputs.features, inputs.scale, inputs.features.shape[1]
-    deconv = nn.ConvTranspose2d(channels, channels, s, s).requires_grad_(x.requires_grad)
-    conv = nn.Conv2d(channels, channels * s * s, 3, padding=1).requires_grad_(x.requires_grad)
+    deconv = nn.ConvTranspose2d(channels, channels, s, s).to(x).requires_grad_(x.requires_grad)
+    conv = nn.Conv2d(channels, channels * s * s, 3, padding=1).to(x).requires_grad_(x.requires_grad)
     return {
         "nearest": Row(lambda: F.interpolate(x, scale_factor=s, mode="nearest")),
         "bilinear": Row(lambda: F.interpolate(x, scale_factor=s, mode="bilinear", align_corners=False)),

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GPU benchmark: its measuring and reporting with a CPU in the GPU's place, and all of it on a GPU."""
+
+import json
+import time
+from argparse import Namespace
+
+import benchmark_cuda
+import benchmark_report_cuda
+import pytest
+import torch
+from benchmark_peers import Inputs
+from common import InputError
+from readme import markers
+from test_train_and_test import tool
+
+BEGIN, END = markers(benchmark_report_cuda.NAME)
+SHAPES = {"small": (1, 8, 6, 5)}
+ROWS = ("nearest", "bilinear", "deconvolution", "triton")
+
+
+class Processor(benchmark_cuda.Gpu):
+    """Does with a CPU what is done with a GPU, and keeps count."""
+
+    device = "cpu"
+
+    def __init__(self):
+        self.started = 0
+
+    def check(self):
+        pass
+
+    def machine(self):
+        return dict(gpu="none", l2=4000, memory=1, torch=torch.__version__, cuda=None, triton=None)
+
+    def captured(self, calls):
+        return lambda: [call() for call in calls]
+
+    def milliseconds(self, function):
+        self.started += 1
+        start = time.perf_counter()
+        function()
+        return (time.perf_counter() - start) * 1e3
+
+    def extra_memory(self, call):
+        return call().numel()
+
+
+def options(folder, **other) -> Namespace:
+    usual = dict(shapes=["small"], layouts=["contiguous", "channels_last"], dtypes=["float32", "bfloat16"])
+    return Namespace(
+        **usual | dict(rounds=2, peers="eager", memory=True, out=str(folder), readme=None) | other
+    )
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch) -> dict:
+    pytest.importorskip("triton")
+    monkeypatch.setattr(benchmark_cuda, "COPY_BYTES", 2**20)
+    (tmp_path / "README.md").write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
+    args = options(tmp_path / "out", readme=str(tmp_path / "README.md"))
+    benchmark_cuda.main(args, SHAPES, Processor())
+    return json.loads((tmp_path / "out/benchmark_cuda.json").read_text())
+
+
+def test_every_row_of_every_combination_is_measured(measured):
+    found = {(r["layout"], r["dtype"], r["what"], r["row"]) for r in measured["results"]}
+    assert found == {
+        (layout, dtype, what, row)
+        for layout in ("contiguous", "channels_last")
+        for dtype in ("float32", "bfloat16")
+        for what in ("forward", "forward+backward")
+        for row in ROWS
+    }
+    for r in measured["results"]:
+        assert 0 < r["least"] <= r["ms"] <= r["most"]
+        assert r["gbs"] > 0 and r["called_ms"] > 0
+        assert ("extra" in r) == (r["what"] == "forward")
+    assert measured["left_out"]["mmcv, small, float32"] == "mmcv was built without CUDA"
+    assert measured["copy"] > 0
+
+
+def test_readme_section_is_replaced(measured, tmp_path):
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith(f"above\n{BEGIN}\nOne run of") and text.endswith(f"{END}\nbelow\n")
+    assert "| small | bfloat16 | channels_last | forward |" in text
+    assert "Left out: mmcv: mmcv was built without CUDA." in text
+    rows = [line.count("|") for line in text.splitlines() if line.startswith("|")]
+    assert len(set(rows)) == 1
+
+
+def test_inputs_in_turn_are_larger_than_twice_the_cache(measured):
+    for r in measured["results"]:
+        inputs = Inputs.draw(SHAPES["small"], "contiguous", False, dtype=getattr(torch, r["dtype"]))
+        assert r["sets"] * benchmark_cuda.moved_bytes("triton", inputs, False) > 2 * 4000
+
+
+def test_bytes_count_each_tensor_once_in_each_pass():
+    i = Inputs.draw((1, 8, 6, 5), "contiguous", False)
+    x, m, out = (4 * n for n in (8 * 30, 25 * 120, 8 * 120))
+    assert benchmark_cuda.moved_bytes("triton", i, False) == x + m + out
+    assert benchmark_cuda.moved_bytes("triton", i, True) == x + m + out + (out + x + m) + (x + m)
+    assert benchmark_cuda.moved_bytes("nearest", i, False) == x + out
+    assert benchmark_cuda.moved_bytes("nearest", i, True) == 2 * (x + out)
+
+
+def test_rows_run_in_turn_after_two_rounds_of_warming_up():
+    calls = []
+    rows = {name: [lambda name=name: calls.append(name)] * 30 for name in "ab"}
+    gpu = Processor()
+    times = benchmark_cuda.in_turn(gpu, rows, rounds=3)
+    assert gpu.started == 2 * 2 * (3 + 2)
+    assert calls == (["a"] * 60 + ["b"] * 60) * 5
+    assert all(len(kind) == 3 for pair in times.values() for kind in pair)
+
+
+def test_without_a_gpu_one_sentence_says_so(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    result = tool("benchmark_op.py", "--device", "cuda", cwd=tmp_path, check=False)
+    assert result.returncode != 0
+    assert result.stderr.strip().endswith("sees no CUDA device")
+    with pytest.raises(InputError, match="sees no CUDA device"):
+        benchmark_cuda.Gpu().check()
+
+
+@pytest.mark.needs_cuda
+def test_on_the_gpu(tmp_path):
+    args = ["--device", "cuda", "--shapes", "P5", "--dtypes", "bfloat16", "--memory", "--rounds", 3]
+    tool("benchmark_op.py", *args, "--out", "here", cwd=tmp_path)
+    data = json.loads((tmp_path / "here/benchmark_cuda.json").read_text())
+    triton = [r for r in data["results"] if r["row"] == "triton"]
+    assert {(r["layout"], r["what"]) for r in triton} == {
+        (layout, what)
+        for layout in ("contiguous", "channels_last")
+        for what in ("forward", "forward+backward")
+    }
+    assert all(0 < r["gbs"] < 1.5 * data["copy"] for r in triton)
+    assert all(r["extra"] < 0.2 * r["output"] for r in triton if "extra" in r)
