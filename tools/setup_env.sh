@@ -166,6 +166,6 @@ step 2 "torch" "30 s, more where it must be downloaded" install_torch
 step 3 "numpy, OpenCV, pycocotools and the like" "30 s" pip_install -r requirements/runtime.txt
 step 4 "mmcv with its compiled operators" "3 min on 2 cores; 15 s once built" install_mmcv
 step 5 "mmengine, mmdet and mmcarafe with its CPU kernels" "2 min" install_package
-step 6 "test tools" "5 s" pip_install -r requirements/tests.txt
+step 6 "test tools, Triton among them" "15 s" pip_install -r requirements/tests.txt
 echo "$fingerprint" >"$STAMP"
 echo "setup: ready in $((SECONDS / 60)) min $((SECONDS % 60)) s"

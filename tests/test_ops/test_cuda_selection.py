@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which implementation serves a CUDA tensor; mmcv's kernels behind our ops, by a stand-in for its module."""
 
-import importlib
 import logging
 import os
 import re
@@ -145,7 +144,7 @@ def test_every_implementation_keeps_dtype_and_memory_format(op, implementation, 
 
 def test_arguments_of_mmcvs_functions_are_those_of_the_stand_in():
     """mmcv's own functions, which pybind describes, take the same names in the same order."""
-    real = importlib.import_module("mmcv._ext")
+    real = pytest.importorskip("mmcv._ext")
     for name in ("carafe_forward", "carafe_backward"):
         signature = getattr(real, name).__doc__.splitlines()[0]
         code = getattr(Extension, name).__code__
@@ -154,7 +153,8 @@ def test_arguments_of_mmcvs_functions_are_those_of_the_stand_in():
 
 
 def test_an_mmcv_without_cuda_says_so():
-    mmcv_kernels._extension.cache_clear()
+    if pytest.importorskip("mmcv._ext").get_compiling_cuda_version() != "not available":
+        pytest.skip("this mmcv was built for CUDA")
     features, masks, _ = SAMPLE.tensors(torch.float32)
     assert mmcv_kernels.why_not("carafe", (features, masks), *SAMPLE.args) == "mmcv was built without CUDA"
 

@@ -12,6 +12,7 @@ from sweep import Ops, check, sweep
 from mmcarafe.ops import reference, triton_launch
 
 pytest.importorskip("triton", reason="Triton, an optional requirement, is not installed")
+pytestmark = pytest.mark.uses_cuda
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OPS = Ops(triton_launch.carafe, triton_launch.grad_features, triton_launch.grad_masks)

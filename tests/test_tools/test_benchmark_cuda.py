@@ -127,7 +127,7 @@ def test_without_a_gpu_one_sentence_says_so(tmp_path):
 @pytest.mark.needs_cuda
 def test_on_the_gpu(tmp_path):
     args = ["--device", "cuda", "--shapes", "P5", "--dtypes", "bfloat16", "--memory", "--rounds", 3]
-    tool("benchmark_op.py", *args, "--out", "here", cwd=tmp_path)
+    tool("benchmark_op.py", *args, "--out", "here", cwd=tmp_path, gpu=True)
     data = json.loads((tmp_path / "here/benchmark_cuda.json").read_text())
     triton = [r for r in data["results"] if r["row"] == "triton"]
     assert {(r["layout"], r["what"]) for r in triton} == {

@@ -25,15 +25,16 @@ SMALL = [
 ]
 
 
-def tool(name: str, *args, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
+def tool(name: str, *args, cwd: Path, check: bool = True, gpu: bool = False) -> subprocess.CompletedProcess:
     command = ["bash"] if name.endswith(".sh") else [sys.executable]
-    # torchrun starts its workers with the python on PATH; toy runs use the CPU wherever they are run
+    # torchrun starts its workers with the python on PATH
     env = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
     }
+    if not gpu:  # toy runs use the CPU wherever they are run
+        env["CUDA_VISIBLE_DEVICES"] = ""
     result = subprocess.run(
         [*command, str(ROOT / "tools" / name), *map(str, args)],
         cwd=cwd, env=env, capture_output=True, text=True, timeout=300,
@@ -136,6 +137,16 @@ def test_two_processes_train_and_evaluate(toy, tmp_path):
          "--cfg-options", *SMALL, "train_cfg.max_epochs=1", cwd=toy)  # fmt: skip
     tool("dist_test.sh", CONFIG, tmp_path / "train/epoch_1.pth", 2, "--work-dir", tmp_path / "eval",
          "--cfg-options", *SMALL[:2], cwd=toy)  # fmt: skip
+    assert "coco/segm_mAP" in metrics(tmp_path / "eval")
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("options", [[], ["--amp"]], ids=["float32", "amp"])
+def test_trains_and_evaluates_on_a_gpu(toy, tmp_path, options):
+    tool("train.py", CONFIG, "--work-dir", tmp_path / "train", *options,
+         "--cfg-options", *SMALL, "train_cfg.max_epochs=1", cwd=toy, gpu=True)  # fmt: skip
+    tool("test.py", CONFIG, tmp_path / "train/epoch_1.pth", "--work-dir", tmp_path / "eval",
+         "--cfg-options", *SMALL[:2], cwd=toy, gpu=True)  # fmt: skip
     assert "coco/segm_mAP" in metrics(tmp_path / "eval")
 
 
