@@ -12,12 +12,15 @@ import re
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
 from mmcarafe.ops import triton_launch
+
+PTXAS = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
 
 
 class Driver:
@@ -42,7 +45,7 @@ def assembler_report(ptx: str) -> dict:
         file.write(ptx)
         file.flush()
         gpu = re.search(r"^\.target (\w+)", ptx, re.MULTILINE).group(1)
-        command = [triton.knobs.nvidia.ptxas.path, "-v", f"--gpu-name={gpu}", file.name]
+        command = [PTXAS, "-v", f"--gpu-name={gpu}", file.name]
         done = subprocess.run([*command, "-o", "/dev/null"], capture_output=True, text=True, check=True)
     spills = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", done.stderr)
     registers = re.search(r"Used (\d+) registers", done.stderr).group(1)
