@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 
 from mmcarafe.ops import triton_launch
 
-PTXAS = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
 class Driver:
@@ -39,18 +39,15 @@ class Driver:
         return 0
 
 
-def assembler_report(ptx: str) -> dict:
-    """What ``ptxas -v`` says of registers and spills."""
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(ptx)
+def assembler_report(cubin: bytes) -> dict:
+    """What the assembler noted of registers, and of the memory that it spills to."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
         file.flush()
-        gpu = re.search(r"^\.target (\w+)", ptx, re.MULTILINE).group(1)
-        command = [PTXAS, "-v", f"--gpu-name={gpu}", file.name]
-        done = subprocess.run([*command, "-o", "/dev/null"], capture_output=True, text=True, check=True)
-    spills = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", done.stderr)
-    registers = re.search(r"Used (\d+) registers", done.stderr).group(1)
-    assert len(spills) == 3, done.stderr
-    return dict(spills=sum(map(int, spills)), registers=int(registers))
+        command = [CUOBJDUMP, "-res-usage", file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    used = {name: int(size) for name, size in re.findall(r"(REG|STACK|LOCAL):(\d+)", done.stdout)}
+    return dict(registers=used["REG"], spills=used["STACK"] + used["LOCAL"])
 
 
 def report(name: str, case: dict, kernel, target: GPUTarget) -> dict:
@@ -58,7 +55,7 @@ def report(name: str, case: dict, kernel, target: GPUTarget) -> dict:
     found = dict(kernel=name, case=case, shared=kernel.metadata.shared)
     if target.backend == "cuda":
         ptx = kernel.asm["ptx"]
-        found |= assembler_report(ptx)
+        found |= assembler_report(kernel.asm["cubin"])
         found["vectors"] = sorted(set(re.findall(r"ld\.global\S*\.(v[24]\.b\d+)", ptx)))
         found["stores"] = sorted(set(re.findall(r"st\.global\S*\.(v[24]\.b\d+)", ptx)))
         found["binary"] = len(kernel.asm["cubin"])

@@ -11,6 +11,7 @@ from pickle import UnpicklingError
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.hub import get_config
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -28,26 +29,43 @@ class InputError(ValueError):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options that mmdet's train.py and test.py have in common."""
     parser.add_argument("--work-dir", help="where logs, checkpoints and metrics go")
+    add_cfg_options(parser)
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    # torch.distributed.launch passes --local-rank
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """mmdet's option to change a config on the command line."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
         action=DictAction,
         help="override settings of the config: key=value pairs, lists as key='[a,b]' or key=a,b",
     )
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
-    # torch.distributed.launch passes --local-rank
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def read_config(name: str, options: dict | None = None) -> Config:
+    """The config in a file, or one of mmdet's by its name (mmdet::...), with --cfg-options applied."""
+    if "::" in name:
+        try:
+            cfg = get_config(name)
+        except (FileNotFoundError, ValueError) as error:
+            raise InputError(f"config {name} is not one of the package's ({error})") from error
+    elif Path(name).is_file():
+        cfg = Config.fromfile(name)
+    else:
+        raise InputError(f"config {name} does not exist; the ones shipped are in configs/carafe/")
+    if options:
+        cfg.merge_from_dict(options)
+    return cfg
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config, apply the command line and choose the work directory as mmdet does."""
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    if not Path(args.config).is_file():
-        raise InputError(f"config {args.config} does not exist; the ones shipped are in configs/carafe/")
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:

@@ -3,5 +3,6 @@
 
 from .build import UpsampleConfigError, build_upsample
 from .carafe import CARAFE
+from .flops import carafe_flops
 
-__all__ = ["CARAFE", "UpsampleConfigError", "build_upsample"]
+__all__ = ["CARAFE", "UpsampleConfigError", "build_upsample", "carafe_flops"]

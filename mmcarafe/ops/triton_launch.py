@@ -91,7 +91,7 @@ def grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int) 
     if out.numel():
         layout = _Layout.of(grad, (grad, masks), scale)
         args = layout.arguments(grad, masks, out, target=(True, True, False))
-        constants = dict(ROWS=4 if k <= 9 else 1)
+        constants = dict(ROWS=4 if k <= 5 else 2 if k <= 9 else 1)
         _launch(grad_features_kernel, "grad_features", layout, out.shape, args, constants, (k, groups, scale))
     return out
 
@@ -184,6 +184,7 @@ def _launch(kernel, name: str, layout: _Layout, shape, args: list, constants: di
         return (N * groups * -(-W // px) * -(-H // py) * blocks_c * shared,)
 
     constants = constants | dict(G=groups, K=k, S=scale, VEC=layout.vec, C_AXIS=layout.c_axis, PX=px)
+    constants["enable_fp_fusion"] = True  # Triton 3.10 no longer does by itself
     if os.environ.get("MMCARAFE_TRITON_AUTOTUNE") == "1":
         kernel = _tuned(kernel, name, layout.c_axis)
     else:

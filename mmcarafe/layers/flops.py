@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a CARAFE module costs: the paper's formula, and mmengine's analyzer taught to count the operator.
+
+torch's ``FlopCounterMode`` knows the operator from :mod:`mmcarafe.ops`. Both counters leave out the
+additions of biases, which the formula has.
+"""
+
+from collections import Counter
+from math import prod
+
+from mmengine.analysis import complexity_analysis
+from mmengine.analysis.jit_handles import get_shape
+
+from .carafe import CARAFE
+
+
+def carafe_flops(layer: CARAFE, source_pixels: int = 1) -> int:
+    """Floating-point operations of a CARAFE module, a multiply-add as two (paper, section 3.3).
+
+    ``2 (C + 1) C_m + 2 (C_m k_enc**2 + 1) g s**2 k**2 + 2 s**2 k**2 C`` for each source pixel: compressor,
+    encoder, reassembly. The softmax and what ``norm_cfg`` and ``act_cfg`` add are left out, as in the paper.
+
+    Args:
+        layer (CARAFE): the module.
+        source_pixels (int): N * H * W of its input. Default: 1.
+
+    Returns:
+        int: the number of operations.
+
+    Example:
+        >>> from mmcarafe.layers import CARAFE, carafe_flops
+        >>> carafe_flops(CARAFE(channels=256))
+        199496
+    """
+    kernels = layer.scale_factor**2 * layer.up_kernel**2
+    compressor = 2 * (layer.channels + 1) * layer.compressed_channels
+    encoder = 2 * (layer.compressed_channels * layer.encoder_kernel**2 + 1) * layer.up_group * kernels
+    return source_pixels * (compressor + encoder + 2 * kernels * layer.channels)
+
+
+def carafe_bias_flops(layer: CARAFE, source_pixels: int = 1) -> int:
+    """The part of :func:`carafe_flops` that FLOP counters leave out: two operations for each bias.
+
+    Args:
+        layer (CARAFE): the module.
+        source_pixels (int): N * H * W of its input. Default: 1.
+
+    Returns:
+        int: the number of operations.
+    """
+    biases = layer.compressed_channels + layer.up_group * layer.scale_factor**2 * layer.up_kernel**2
+    return 2 * biases * source_pixels
+
+
+def _count_operator(inputs: list, outputs: list) -> Counter:
+    """For mmengine, which counts a multiply-add as one: k*k for each channel of each output pixel."""
+    kernel_size = inputs[2].toIValue()
+    return Counter({"carafe": kernel_size**2 * prod(get_shape(outputs[0]))})
+
+
+# mmengine has no public way to register an op for every analyzer; mmdet's get_flops.py makes one of its own
+complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS["mmcarafe::carafe"] = _count_operator

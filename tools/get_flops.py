@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters and floating-point operations of a detector, by component, and against another one.
+
+One image goes through the detector on the CPU, and torch's counter counts what runs (a multiply-add as
+two); CARAFE modules are counted by the paper's formula. The heads of two-stage detectors are counted for as
+many RoIs as the settings for tests allow: those of the proposals in box heads, of the detections in mask
+heads.
+
+Examples::
+
+    python tools/get_flops.py configs/carafe/faster-rcnn_r50_fpn-carafe_1x_coco.py
+    python tools/get_flops.py configs/carafe/faster-rcnn_r50_fpn-carafe_1x_coco.py \
+        --against mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py --shape 800 1344
+"""
+
+import argparse
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from common import InputError, add_cfg_options, read_config, run
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmcarafe.layers import CARAFE
+from mmcarafe.layers.flops import carafe_bias_flops, carafe_flops
+
+MULTIPLE = 32  # to which mmdet pads images
+CARAFES = "of these, CARAFE"
+PROPOSALS = 2  # run, and multiplied
+
+
+@dataclass
+class Cost:
+    """Learnt and frozen parameters, and operations."""
+
+    parameters: int = 0
+    flops: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.parameters + other.parameters, self.flops + other.flops)
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(self.parameters - other.parameters, self.flops - other.flops)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Count a detector's parameters and operations")
+    parser.add_argument(
+        "config", help="file, or one of mmdet's: mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
+    )
+    parser.add_argument("--against", metavar="CONFIG2", help="config to print the difference to")
+    parser.add_argument(
+        "--shape", nargs="+", type=int, default=[800, 1344], metavar="N", help="height, width"
+    )
+    add_cfg_options(parser)
+    args = parser.parse_args()
+    if len(args.shape) > 2 or min(args.shape) < 1:
+        parser.error(f"--shape: expected a height and a width, 1 or more, got {args.shape}")
+    args.shape = [-(-size // MULTIPLE) * MULTIPLE for size in (args.shape * 2)[:2]]
+    return args
+
+
+def components(model: nn.Module) -> dict[str, nn.Module]:
+    """A detector's parts by name; those of a RoI head one by one."""
+    parts = {}
+    for name, module in model.named_children():
+        heads = (
+            {f"{name}.{child}": part for child, part in module.named_children()} if name == "roi_head" else {}
+        )
+        parts |= heads or {name: module}
+    return {name: part for name, part in parts.items() if name != "data_preprocessor"}
+
+
+def build(cfg: Config) -> nn.Module:
+    """The detector, without loading weights."""
+    init_default_scope("mmdet")
+    cfg.model.pop("init_cfg", None)
+    if "backbone" not in cfg.model:
+        raise InputError(f"the config's model, {cfg.model.get('type')}, has no backbone: is it a detector?")
+    cfg.model.backbone.init_cfg = None
+    return MODELS.build(cfg.model).eval()
+
+
+class Meter:
+    """Counts what runs in each component, whether it is called or its ``forward`` is, as mmdet does."""
+
+    def __init__(self, parts: dict[str, nn.Module]):
+        self.counter = FlopCounterMode(display=False)
+        self.flops, self.carafe = dict.fromkeys(parts, 0), dict.fromkeys(parts, 0)
+        self.output: dict[str, object] = {}
+        for name, part in parts.items():
+            # the stages of a cascade are called one by one
+            for module in part if isinstance(part, nn.ModuleList) else [part]:
+                module.forward = self._measured(name, module.forward)
+            for layer in part.modules():
+                if isinstance(layer, CARAFE):
+                    layer.register_forward_pre_hook(partial(self._count_carafe, name))
+
+    def _measured(self, name: str, forward):
+        def measured(*args, **kwargs):
+            before = self.counter.get_total_flops()
+            self.output[name] = forward(*args, **kwargs)
+            self.flops[name] += self.counter.get_total_flops() - before
+            return self.output[name]
+
+        return measured
+
+    def _count_carafe(self, name: str, layer: CARAFE, inputs: tuple) -> None:
+        N, _, H, W = inputs[0].shape
+        self.flops[name] += carafe_bias_flops(layer, N * H * W)
+        self.carafe[name] += carafe_flops(layer, N * H * W)
+
+
+def rois_of(model: nn.Module) -> dict[str, int]:
+    """How many RoIs each part of a RoI head gets from an image, by the settings for tests."""
+    if not getattr(model, "with_rpn", False):
+        return {}
+    boxes, masks = model.test_cfg.rpn.max_per_img, model.test_cfg.rcnn.max_per_img
+    heads = dict.fromkeys(("mask_head", "mask_iou_head", "grid_head", "feat_relay_head"), masks)
+    return {f"roi_head.{name}": count for name, count in ({"bbox_head": boxes} | heads).items()}
+
+
+def propose(model: nn.Module, shape: list[int]) -> None:
+    """Let the RPN propose PROPOSALS boxes whatever its weights are."""
+    height, width = shape
+    boxes = torch.tensor([[0.0, 0.0, width / 2, height / 2]] * PROPOSALS)
+    proposals = InstanceData(bboxes=boxes, scores=torch.ones(PROPOSALS), labels=torch.zeros(PROPOSALS).long())
+    model.rpn_head.predict_by_feat = lambda *args, **kwargs: [proposals]
+
+
+@torch.no_grad()
+def count(model: nn.Module, shape: list[int]) -> dict[str, Cost]:
+    """Cost of each component for one image, and of the CARAFE modules among them."""
+    parts, rois = components(model), rois_of(model)
+    if rois:
+        propose(model, shape)
+    sample = DetDataSample(metainfo=dict(img_shape=tuple(shape), ori_shape=tuple(shape), scale_factor=(1, 1)))
+    batch = model.data_preprocessor(dict(inputs=[torch.zeros(3, *shape)], data_samples=[sample]))
+    meter = Meter(parts)
+    with meter.counter:
+        model(**batch, mode="tensor")
+        for name, part in parts.items():  # mmdet's raw forward pass leaves the semantic head out
+            if name.endswith("semantic_head") and name not in meter.output:
+                part.forward(meter.output["neck"])
+    costs = {}
+    carafe = Cost()
+    for name, part in parts.items():
+        # operations of a RoI head are proportional to the RoIs, of which it got a few
+        more = rois[name] / PROPOSALS if name in rois else 1
+        costs[name] = Cost(sum(p.numel() for p in part.parameters()), round(meter.flops[name] * more))
+        layers = [m for m in part.modules() if isinstance(m, CARAFE)]
+        parameters = sum(p.numel() for layer in layers for p in layer.parameters())
+        carafe += Cost(parameters, round(meter.carafe[name] * more))
+    return costs | ({CARAFES: carafe} if carafe.parameters else {})
+
+
+def total(costs: dict[str, Cost]) -> Cost:
+    """Of all components."""
+    return sum((cost for name, cost in costs.items() if name != CARAFES), Cost())
+
+
+def show(
+    config: str, ours: dict[str, Cost], against: str | None, theirs: dict[str, Cost], shape: list
+) -> None:
+    """Print a line for each component."""
+    table = Table(title=f"one image of {shape[0]} x {shape[1]}; a multiply-add is two operations")
+    names = [name for name in dict.fromkeys([*ours, *theirs]) if name != CARAFES]
+    for column in ("component", "parameters, M", "GFLOPs"):
+        table.add_column(column, justify="left" if column == "component" else "right")
+    for column in ("parameters, M", "GFLOPs", "more parameters, M", "more GFLOPs") if against else ():
+        table.add_column(column, justify="right")
+
+    def row(name: str, mine: Cost, other: Cost) -> None:
+        cells = [f"{mine.parameters / 1e6:.3f}", f"{mine.flops / 1e9:.2f}"]
+        if against:
+            more = mine - other
+            cells += [f"{other.parameters / 1e6:.3f}", f"{other.flops / 1e9:.2f}"]
+            cells += [f"{more.parameters / 1e6:+.3f}", f"{more.flops / 1e9:+.2f}"]
+        table.add_row(name, *cells)
+
+    for name in names:
+        row(name, ours.get(name, Cost()), theirs.get(name, Cost()))
+    table.add_section()
+    row("together", total(ours), total(theirs))
+    if CARAFES in ours or CARAFES in theirs:
+        row(CARAFES, ours.get(CARAFES, Cost()), theirs.get(CARAFES, Cost()))
+    console = Console(width=120)
+    console.print(table)
+    console.print(f"left: {config}" + (f"\nright: {against}" if against else ""), soft_wrap=True)
+    console.print(
+        "Counted: convolutions, linear layers, attention, CARAFE. Not counted: deformable convolutions and "
+        "attention, normalisation, activations, RoIAlign, NMS.",
+        soft_wrap=True,
+    )
+
+
+def main() -> None:
+    """Count and print."""
+    args = parse_args()
+    ours = count(build(read_config(args.config, args.cfg_options)), args.shape)
+    theirs = count(build(read_config(args.against)), args.shape) if args.against else {}
+    show(args.config, ours, args.against, theirs, args.shape)
+
+
+if __name__ == "__main__":
+    run(main)
