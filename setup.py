@@ -96,7 +96,7 @@ setup(
         # maintained forks that install the same import names; not together with "openmmlab"
         "onedl": ["onedl-mmengine>=0.10.8", "onedl-mmcv>=2.3.0", "onedl-mmdetection>=3.4.0"],
         # GPU kernels; torch's CUDA builds for Linux bring it along
-        "triton": ["triton>=3.3"],
+        "triton": ["triton>=3.4"],
         "tests": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff"],
     },
 )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .outputs import empty_carafe, empty_grad_features, empty_grad_masks
 
-OLDEST = (3, 3)  # the first Triton with tuples as arguments of kernels
+OLDEST = (3, 4)  # the oldest that was tried
 ACCUMULATORS = 100  # registers a thread of the masks' gradient may sum in
 LANE = 4  # adjacent channels that one of its threads adds up
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -91,7 +91,7 @@ def grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int) 
     if out.numel():
         layout = _Layout.of(grad, (grad, masks), scale)
         args = layout.arguments(grad, masks, out, target=(True, True, False))
-        constants = dict(ROWS=4 if k <= 5 else 2 if k <= 9 else 1)
+        constants = dict(ROWS=3 if k <= 5 else 2 if k <= 9 else 1)
         _launch(grad_features_kernel, "grad_features", layout, out.shape, args, constants, (k, groups, scale))
     return out
 

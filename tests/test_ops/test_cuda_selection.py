@@ -266,10 +266,10 @@ def test_without_triton_the_reason_says_so(monkeypatch):
 
 
 def test_an_old_triton_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__="3.2.0"))
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__="3.3.1"))
     triton_launch.unusable.cache_clear()
     try:
-        assert triton_launch.unusable(False) == "Triton 3.3 or newer is needed, found 3.2.0"
+        assert triton_launch.unusable(False) == "Triton 3.4 or newer is needed, found 3.3.1"
     finally:
         triton_launch.unusable.cache_clear()
 
