@@ -97,6 +97,8 @@ setup(
         "onedl": ["onedl-mmengine>=0.10.8", "onedl-mmcv>=2.3.0", "onedl-mmdetection>=3.4.0"],
         # GPU kernels; torch's CUDA builds for Linux bring it along
         "triton": ["triton>=3.4"],
+        # tools/export_onnx.py
+        "onnx": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.24"],
         "tests": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff"],
     },
 )

@@ -13,7 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.hub import get_config
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
@@ -71,6 +71,15 @@ def load_config(args: argparse.Namespace) -> Config:
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
     return cfg
+
+
+def build_detector(cfg: Config) -> nn.Module:
+    """The detector of a config, its backbone without pretrained weights."""
+    init_default_scope("mmdet")
+    if "backbone" not in cfg.model:
+        raise InputError(f"the config's model, {cfg.model.get('type')}, has no backbone: is it a detector?")
+    cfg.model.backbone.init_cfg = None
+    return MODELS.build(cfg.model).eval()
 
 
 def check_data(cfg: Config, *splits: str) -> None:

@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from common import InputError, add_cfg_options, read_config, run
+from common import add_cfg_options, build_detector, read_config, run
 from mmdet.structures import DetDataSample
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 from rich.console import Console
 from rich.table import Table
@@ -77,16 +75,6 @@ def components(model: nn.Module) -> dict[str, nn.Module]:
         )
         parts |= heads or {name: module}
     return {name: part for name, part in parts.items() if name != "data_preprocessor"}
-
-
-def build(cfg: Config) -> nn.Module:
-    """The detector, without loading weights."""
-    init_default_scope("mmdet")
-    cfg.model.pop("init_cfg", None)
-    if "backbone" not in cfg.model:
-        raise InputError(f"the config's model, {cfg.model.get('type')}, has no backbone: is it a detector?")
-    cfg.model.backbone.init_cfg = None
-    return MODELS.build(cfg.model).eval()
 
 
 class Meter:
@@ -205,8 +193,8 @@ def show(
 def main() -> None:
     """Count and print."""
     args = parse_args()
-    ours = count(build(read_config(args.config, args.cfg_options)), args.shape)
-    theirs = count(build(read_config(args.against)), args.shape) if args.against else {}
+    ours = count(build_detector(read_config(args.config, args.cfg_options)), args.shape)
+    theirs = count(build_detector(read_config(args.against)), args.shape) if args.against else {}
     show(args.config, ours, args.against, theirs, args.shape)
 
 

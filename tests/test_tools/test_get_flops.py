@@ -5,7 +5,7 @@ from pathlib import Path
 
 import get_flops
 import pytest
-from common import read_config
+from common import build_detector, read_config
 from test_train_and_test import ROOT, refused, tool
 
 CONFIGS = sorted((ROOT / "configs/carafe").glob("*.py"))
@@ -14,13 +14,13 @@ SMALL = [128, 160]
 
 
 def costs(config: str | Path, shape=SMALL) -> dict:
-    return get_flops.count(get_flops.build(read_config(str(config))), shape)
+    return get_flops.count(build_detector(read_config(str(config))), shape)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_counted(path):
     found = costs(path)
-    model = get_flops.build(read_config(str(path)))
+    model = build_detector(read_config(str(path)))
     assert get_flops.total(found).parameters == sum(p.numel() for p in model.parameters())
     assert found["backbone"].flops > 0 and found["neck" if "neck" in found else "panoptic_head"].flops > 0
     if "shapes" not in path.stem or "carafe" in path.stem:
@@ -58,7 +58,7 @@ def test_rois_are_those_of_the_settings_for_tests():
     cfg = read_config(
         str(MASK_RCNN), {"model.test_cfg.rpn.max_per_img": 500, "model.test_cfg.rcnn.max_per_img": 25}
     )
-    few, usual = get_flops.count(get_flops.build(cfg), SMALL), costs(MASK_RCNN)
+    few, usual = get_flops.count(build_detector(cfg), SMALL), costs(MASK_RCNN)
     assert 2 * few["roi_head.bbox_head"].flops == usual["roi_head.bbox_head"].flops
     assert 4 * few["roi_head.mask_head"].flops == usual["roi_head.mask_head"].flops
 

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator as ONNX: the loop's values in ONNX Runtime, of standard operators, with sizes chosen later."""
+
+import pytest
+import torch
+from samples import SAMPLES, Sample, assert_close
+from torch.export import Dim
+
+from mmcarafe import carafe
+
+pytest.importorskip("onnxscript", reason="the ONNX tools, an optional requirement, are not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+
+
+class Operator(torch.nn.Module):
+    """The operator with its sizes."""
+
+    def __init__(self, sample: Sample):
+        super().__init__()
+        self.args = sample.args
+
+    def forward(self, features, masks):
+        return carafe(features, masks, *self.args)
+
+
+def exported(sample: Sample, dynamic: bool):
+    """The operator as ONNX."""
+    from mmcarafe.ops.onnx import translation_table
+
+    h, w, batch = Dim("h", min=1), Dim("w", min=1), Dim("batch", min=1)
+    s = sample.scale
+    shapes = ({0: batch, 2: h, 3: w}, {0: batch, 2: s * h, 3: s * w}) if dynamic else None
+    return torch.onnx.export(
+        Operator(sample),
+        tuple(sample.tensors(torch.float32)[:2]),
+        dynamo=True,
+        dynamic_shapes=shapes,
+        custom_translation_table=translation_table(),
+        verbose=False,
+    ).model_proto
+
+
+def run(model, features, masks):
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = {i.name: t.numpy() for i, t in zip(session.get_inputs(), (features, masks), strict=True)}
+    return torch.from_numpy(session.run(None, feeds)[0])
+
+
+@pytest.mark.parametrize("sample", [s for s in SAMPLES if 0 not in s], ids=str)
+def test_equals_the_loop(sample):
+    features, masks, _ = sample.tensors(torch.float32)
+    assert_close(run(exported(sample, dynamic=False), features, masks), sample.expected()[0])
+
+
+@pytest.mark.parametrize(("groups", "scale", "k"), [(1, 2, 5), (2, 2, 3), (2, 3, 3), (1, 1, 3)])
+def test_batch_height_and_width_are_chosen_later(groups, scale, k):
+    sample = Sample(2, 4, 6, 7, k=k, groups=groups, scale=scale)
+    model = exported(sample, dynamic=True)
+    for N, H, W in ((2, 6, 7), (1, 9, 4), (3, 2, 13), (1, 1, 1)):
+        other = sample._replace(N=N, H=H, W=W)
+        features, masks, _ = other.tensors(torch.float32)
+        assert_close(run(model, features, masks), other.expected()[0])
+
+
+def test_standard_operators_only_and_nothing_unfolded():
+    sample = Sample(1, 64, 6, 7, k=5, groups=2, scale=2)
+    model = exported(sample, dynamic=False)
+    assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+    assert not model.functions
+    largest = max(
+        torch.Size([d.dim_value for d in value.type.tensor_type.shape.dim]).numel()
+        for value in model.graph.value_info
+    )
+    features, masks, out = (torch.Size(shape).numel() for shape in sample.shapes)
+    assert largest <= max(out, masks)
+    assert largest < 25 * features

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exported detectors compute what PyTorch computes, on other inputs than those they were exported with."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from test_train_and_test import ROOT, SMALL, refused, tool, toy, trained  # noqa: F401
+
+pytest.importorskip("onnxscript", reason="the ONNX tools, an optional requirement, are not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+
+CONFIGS = ROOT / "configs/carafe"
+# by whether a model may keep its sizes open; some heads fix them while they run
+SLOW = pytest.mark.skipif("MMCARAFE_SLOW_TESTS" not in os.environ, reason="MMCARAFE_SLOW_TESTS=1 runs it")
+
+
+def slow(name: str):
+    """A config of a kind that another one stands for in the usual run."""
+    return pytest.param(name, marks=SLOW)
+
+
+DYNAMIC = (
+    "retinanet_r50_fpn",
+    "rtmdet-ins_s",
+    "yolox_s",
+    slow("fcos_r50-caffe_fpn"),
+    slow("atss_r50_fpn"),
+    slow("rtmdet_s"),
+    slow("faster-rcnn_r50_pafpn"),
+)
+STATIC = ("tood_r50_fpn", slow("vfnet_r50_fpn"), slow("solov2_r50_fpn"))
+
+
+def config(start: str):
+    (path,) = (
+        p for p in CONFIGS.glob("*_coco.py") if p.name.startswith((f"{start}-carafe", f"{start}_carafe"))
+    )
+    return path
+
+
+def export(path, folder, *args, checkpoint=()):
+    result = tool(
+        "export_onnx.py",
+        path,
+        *checkpoint,
+        "--shape",
+        192,
+        224,
+        "--output",
+        folder / "model.onnx",
+        *args,
+        cwd=folder,
+    )
+    return result.stdout
+
+
+@pytest.mark.parametrize("start", DYNAMIC)
+def test_raw_outputs_of_any_batch_and_size(start, tmp_path):
+    out = export(config(start), tmp_path, "--dynamic")
+    assert "three images, smaller" in out and "verified: the largest error" in out
+    model = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    assert [type(d) for d in model.get_inputs()[0].shape] == [str, int, str, str]
+
+
+@pytest.mark.parametrize("start", STATIC)
+def test_raw_outputs_of_one_size(start, tmp_path):
+    assert "verified: the largest error" in export(config(start), tmp_path, "--verify")
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (150, 131, 3), dtype=np.uint8))
+    return path
+
+
+def test_verified_on_an_image_with_times_and_the_checkpoints_weights(trained, image, tmp_path):  # noqa: F811
+    """The input is the image as OpenCV reads it: channel order and normalisation are in the model."""
+    options = ["--cfg-options", *SMALL[:2]]
+    shapes = CONFIGS / "mask-rcnn_r18_fpn-carafe_shapes.py"
+    out = export(
+        shapes, tmp_path, "--dynamic", "--verify", image, *options, checkpoint=[trained / "epoch_1.pth"]
+    )
+    rows = [line.split("│") for line in out.splitlines() if line.startswith("│")]
+    assert all(float(row[3]) > 0 and float(row[4]) > 0 for row in rows)
+    assert any(str(image)[:20] in row[1] for row in rows)
+    assert "MB" in out and "loaded in" in out
+
+
+@pytest.mark.parametrize("part", ["neck", "upsampler"])
+def test_parts(part, tmp_path):
+    out = export(config("retinanet_r50_fpn"), tmp_path, "--part", part, "--dynamic", "--verify")
+    assert "verified" in out
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    assert len(session.get_inputs()) == (4 if part == "neck" else 1)
+
+
+def test_a_program_of_torch_export_saves_and_loads(tmp_path):
+    path = config("retinanet_r50_fpn")
+    out = tool(
+        "export_onnx.py",
+        path,
+        "--shape",
+        192,
+        224,
+        "--dynamic",
+        "--output",
+        "model.pt2",
+        cwd=tmp_path,
+    ).stdout
+    assert "verified" in out
+    program = torch.export.load(tmp_path / "model.pt2")
+    assert torch.ops.mmcarafe.carafe.default in {node.target for node in program.graph.nodes}
+
+
+@pytest.mark.parametrize(
+    ("args", "match"),
+    [
+        (["nothing.py"], "config nothing.py does not exist"),
+        ([CONFIGS / "retinanet_r50_fpn-carafe_1x_coco.py", "gone.pth"], "checkpoint gone.pth does not exist"),
+        (["mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "--part", "upsampler"], "has no CARAFE module"),
+        (["mmdet::detr/detr_r50_8xb2-150e_coco.py", "--shape", 192, 192], "DETR has no dense head"),
+        (
+            [CONFIGS / "tood_r50_fpn-carafe_1x_coco.py", "--shape", 192, 192, "--dynamic"],
+            "leave --dynamic out",
+        ),
+        (
+            [CONFIGS / "retinanet_r50_fpn-carafe_1x_coco.py", "--shape", 192, 192, "--verify", "gone.png"],
+            "image gone.png does not exist",
+        ),
+        (
+            [
+                CONFIGS / "retinanet_r50_fpn-carafe_1x_coco.py",
+                "--shape",
+                192,
+                192,
+                "--verify",
+                "--tolerance",
+                1e-12,
+            ],
+            "differs from PyTorch by",
+        ),
+    ],
+    ids=["config", "checkpoint", "upsampler", "transformer", "dynamic", "image", "tolerance"],
+)
+def test_a_mistake_is_named(tmp_path, args, match):
+    refused("export_onnx.py", *args, cwd=tmp_path, match=match)
