@@ -23,6 +23,9 @@ from mmcarafe.ops import triton_launch
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
+TILES = dict(triton_launch.TILES)
+
+
 class Driver:
     """What Triton asks of a driver to know its target."""
 
@@ -75,6 +78,8 @@ def compile_case(case: dict, target: GPUTarget) -> list[dict]:
         found.append(report(kernel.fn.__name__, case, compiled, target))
 
     triton_launch._call = compile_only
+    for key, tiles in TILES.items():
+        triton_launch.TILES[key] = tiles[case.get("tile", 0) :] or tiles
     memory_format = getattr(torch, case["memory_format"])
     dtype, (N, C, H, W) = getattr(torch, case["dtype"]), case["shape"]
     k, groups, s = case["k"], case["groups"], case["scale"]

@@ -120,5 +120,7 @@ every_implementation = pytest.mark.parametrize("implementation", cpu_implementat
 fastest_and_reference = pytest.mark.parametrize(
     "implementation", dict.fromkeys([cpu_implementations()[0], "reference"]), indirect=True
 )
+# Where Triton's kernels run: on a GPU, or in Triton's interpreter.
+TRITON_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # What differs between devices is checked on both; what needs a GPU is skipped visibly without one.
 every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.needs_cuda)])

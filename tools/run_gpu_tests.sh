@@ -19,5 +19,7 @@ if ! "$PYTHON" -c 'import mmdet' 2>/dev/null; then
     echo "run_gpu_tests: $PYTHON has no mmdet, so the operator alone is tested"
     tests=tests/test_ops
 fi
+workers=()
+if "$PYTHON" -c 'import xdist' 2>/dev/null; then workers=(-n 4 --dist loadfile); fi  # each kernel takes half a second to compile
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-exec "$PYTHON" -m pytest -m "needs_cuda or uses_cuda" "$tests" "$@"
+exec "$PYTHON" -m pytest -m "needs_cuda or uses_cuda" "${workers[@]}" "$tests" "$@"

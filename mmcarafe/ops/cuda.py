@@ -57,6 +57,8 @@ def choose(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: int
     Raises:
         ValueError: the one asked for, by ``MMCARAFE_CUDA`` or :func:`use_cuda_implementation`, cannot.
     """
+    if any(t.numel() == 0 for t in tensors):
+        return "reference"  # nothing to compute, whatever was asked for
     if _named[0]:
         name = _known(_named[0])
         if reason := IMPLEMENTATIONS[name].why_not(op, tensors, k, groups, scale):
@@ -84,8 +86,8 @@ def _warn_once(reasons: str) -> None:
     if reasons not in _warned:
         _warned.add(reasons)
         warnings.warn(
-            f"CARAFE runs in plain PyTorch on this GPU, which is slower ({reasons}); "
-            "install Triton, or an mmcv that was built for CUDA",
+            f"CARAFE runs in plain PyTorch on this GPU, which is slower ({reasons}); install Triton 3.4 or "
+            "newer (torch 2.8 and newer bring it), or an mmcv that was built for CUDA",
             stacklevel=2,
         )
 
@@ -108,7 +110,8 @@ def _known(name: str) -> str:
 def use_cuda_implementation(name: str) -> Iterator[None]:
     """Run the operator on CUDA tensors with one implementation, for tests and comparisons.
 
-    Affects all threads. A call that it cannot serve is an error that says why.
+    Affects all threads. A call that it cannot serve is an error that says why. A backward pass is served by
+    what is chosen when it runs, so it belongs inside too.
 
     Args:
         name (str): one of :func:`cuda_implementations`.
@@ -132,9 +135,35 @@ def use_cuda_implementation(name: str) -> Iterator[None]:
         _named[0] = before
 
 
+_INPUTS = {
+    "carafe": ("features", "masks"),
+    "carafe_grad_features": ("grad", "masks"),
+    "carafe_grad_masks": ("grad", "features"),
+    "carafe_backward": ("grad", "features", "masks"),
+}
+
+
+def _check(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: int) -> None:
+    """Refuse what would make a kernel leave its memory; the public function says more."""
+    first = tensors[0]
+    N, C, H, W = first.shape
+    if op != "carafe":
+        H, W = H // scale, W // scale
+    shapes = dict(features=(N, C, H, W), masks=(N, groups * k * k, scale * H, scale * W))
+    shapes["grad"] = (N, C, scale * H, scale * W)
+    if k % 2 == 0 or C % groups:
+        raise ValueError(f"{op}: arguments do not fit: kernel_size={k}, group_size={groups}, {C} channels")
+    for name, t in zip(_INPUTS[op], tensors, strict=True):
+        if tuple(t.shape) != shapes[name]:
+            raise ValueError(f"{op}: sizes do not fit: {name} is {tuple(t.shape)}, not {shapes[name]}")
+        if t.dtype != first.dtype or t.device != first.device:
+            raise TypeError(f"{op}: tensors of one dtype on one device expected, got {t.dtype} on {t.device}")
+
+
 def serve(op: str, *inputs):
     """Run an op with the implementation chosen for its tensors, on their device."""
     tensors, sizes = inputs[:-3], inputs[-3:]
+    _check(op, tensors, *sizes)
     name = choose(op, tensors, *sizes)
     with torch.cuda.device_of(tensors[0]):
         return IMPLEMENTATIONS[name].kernels[op](*inputs)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .outputs import memory_format
 
-MOST = 2**31 - 1  # of a C++ int
+MOST = 2**31 - 512  # of a C++ int; counts are rounded up to blocks of 512 threads
 THREADS = 32  # for each pixel of the target, and for each element of the masks' gradient
 MOST_MASK_CHANNELS = 384  # 48 KB of float32 for 32 pixels
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -26,8 +26,8 @@ def _extension():
     """mmcv's compiled module, or why there is none. Imports mmcv, so only where a CUDA tensor asks for it."""
     try:
         extension = import_module("mmcv._ext")
-    except (ImportError, OSError) as error:
-        return f"mmcv's operators cannot be imported ({error})"
+    except Exception as error:  # whatever an installation that does not fit raises, there are other kernels
+        return f"mmcv's operators cannot be imported ({error!r})"
     if extension.get_compiling_cuda_version() == "not available":
         return "mmcv was built without CUDA"
     return extension
@@ -38,8 +38,6 @@ def why_not(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: in
     first = tensors[0]
     if first.dtype not in DTYPES:
         return f"{str(first.dtype)[6:]} would pass through float32"
-    if any(t.numel() == 0 for t in tensors):
-        return "a tensor is empty"
     mask_channels = groups * k * k
     if mask_channels > MOST_MASK_CHANNELS:
         return f"{mask_channels} mask channels are more than {MOST_MASK_CHANNELS}"
@@ -51,7 +49,20 @@ def why_not(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: in
     if torch.version.hip:
         return "its ROCm build has not been tried"
     extension = _extension()
-    return extension if isinstance(extension, str) else None
+    if isinstance(extension, str):
+        return extension
+    return _not_started(first.device) if first.is_cuda else None
+
+
+@cache
+def _not_started(device: torch.device) -> str | None:
+    """Why mmcv's kernels do not run on a device, for which they may not have been compiled."""
+    tiny = torch.ones(1, 1, 1, 1, device=device)
+    try:
+        carafe(tiny, tiny, 1, 1, 1)
+    except RuntimeError as error:
+        return f"mmcv's kernels do not run on this GPU ({str(error).strip().splitlines()[0]})"
+    return None
 
 
 def carafe(features: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> Tensor:

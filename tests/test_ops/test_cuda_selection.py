@@ -10,18 +10,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from samples import Sample, assert_close, every_sample
+from samples import TRITON_DEVICE, Sample, assert_close, every_sample
 
 from mmcarafe.ops import cuda, cuda_implementations, mmcv_kernels, reference, triton_launch
 from mmcarafe.ops import use_cuda_implementation as use
 
+pytestmark = pytest.mark.uses_cuda
 SAMPLE = Sample(2, 4, 3, 5, k=3, groups=2, scale=2)
 OPS = ("carafe", "carafe_grad_features", "carafe_grad_masks", "carafe_backward")
 
 
 def call(op, sample, dtype=torch.float32, memory_format=torch.contiguous_format):
     """Arguments of an op, and what it should return."""
-    features, masks, grad = (t.contiguous(memory_format=memory_format) for t in sample.tensors(dtype))
+    tensors = sample.tensors(dtype, TRITON_DEVICE)
+    features, masks, grad = (t.contiguous(memory_format=memory_format) for t in tensors)
     out, d_features, d_masks = sample.expected()
     return {
         "carafe": ((features, masks, *sample.args), (out,)),
@@ -119,10 +121,11 @@ def only(monkeypatch):
 def test_mmcv_serves_what_it_can_and_gives_the_loops_values(op, sample, mmcv):
     inputs, expected = call(op, sample)
     name = cuda.choose(op, inputs[:-3], *sample.args)
-    assert (name == "mmcv") == all(t.numel() for t in inputs[:-3])
+    assert name == ("mmcv" if all(t.numel() for t in inputs[:-3]) else "reference")
+    mmcv.calls.clear()  # of the look whether it starts
     results = cuda.serve(op, *inputs)
     for actual, wanted in zip(results if op == "carafe_backward" else [results], expected, strict=True):
-        assert_close(actual, wanted)
+        assert_close(actual.cpu(), wanted)
     assert mmcv.calls == (["forward" if op == "carafe" else "backward"] if name == "mmcv" else [])
 
 
@@ -139,7 +142,7 @@ def test_every_implementation_keeps_dtype_and_memory_format(op, implementation, 
     for actual, wanted in zip(results if op == "carafe_backward" else [results], expected, strict=True):
         assert actual.dtype == dtype
         assert actual.is_contiguous(memory_format=memory_format)
-        assert_close(actual, wanted)
+        assert_close(actual.cpu(), wanted)
 
 
 def test_arguments_of_mmcvs_functions_are_those_of_the_stand_in():
@@ -165,6 +168,7 @@ def meta(*shape, dtype=torch.float32):
 
 LARGE = {  # op, sizes of features, k, groups; what stands in the way
     "as_large_as_mmcv_can": ("carafe", (1, 1, 4095, 4096), 5, 1, None),
+    "rounded_up_to_blocks": ("carafe", (1, 1, 4095, 4097), 5, 1, "67108860 target pixels need numbers"),
     "threads": ("carafe", (1, 1, 4096, 4096), 5, 1, "67108864 target pixels need numbers"),
     "features": ("carafe", (1, 512, 1024, 1025), 1, 1, "4198400 target pixels need numbers"),
     "mask_elements": ("carafe", (8, 15, 1200, 1200), 5, 15, "46080000 target pixels need numbers"),
@@ -195,8 +199,51 @@ def test_order_of_each_dtype(mmcv):
     ):
         inputs, _ = call("carafe", SAMPLE, dtype)
         assert cuda.choose("carafe", inputs[:2], *SAMPLE.args) == name
-    inputs, _ = call("carafe", SAMPLE._replace(N=0))
-    assert cuda.choose("carafe", inputs[:2], *SAMPLE.args) == "triton"
+
+
+@pytest.mark.parametrize("name", cuda_implementations())
+@pytest.mark.parametrize("op", OPS)
+def test_an_image_without_rois_is_served_whatever_was_asked_for(op, name):
+    sample = SAMPLE._replace(N=0)
+    inputs, expected = call(op, sample)
+    with use(name):
+        results = cuda.serve(op, *inputs)
+    for actual, wanted in zip(results if op == "carafe_backward" else [results], expected, strict=True):
+        assert actual.shape == wanted.shape
+
+
+def test_ops_refuse_what_would_leave_their_memory():
+    features, masks, grad = SAMPLE.tensors(torch.float32, TRITON_DEVICE)
+    for op, tensors, message in (
+        ("carafe", (features, masks[:, :9]), "sizes do not fit: masks"),
+        ("carafe", (features, masks[..., :9]), "sizes do not fit: masks"),
+        ("carafe", (features[:, :3], masks), "arguments do not fit"),
+        ("carafe_grad_features", (grad[..., :9], masks), "sizes do not fit: grad"),
+        ("carafe_grad_masks", (grad, features[..., :4]), "sizes do not fit: features"),
+        ("carafe_backward", (grad, features, masks[:1]), "sizes do not fit: masks"),
+    ):
+        with pytest.raises(ValueError, match=f"{op}: {message}"):
+            cuda.serve(op, *tensors, 3, 2, 2)
+    with pytest.raises(TypeError, match=r"tensors of one dtype on one device expected, got torch\.float16"):
+        cuda.serve("carafe", features, masks.half(), 3, 2, 2)
+
+
+def test_an_mmcv_that_cannot_be_imported_or_started_says_why(monkeypatch, mmcv):
+    mmcv_kernels._not_started.cache_clear()
+    assert mmcv_kernels._not_started(torch.device(TRITON_DEVICE)) is None
+
+    def broken(**arguments):
+        raise RuntimeError("no kernel image is available for execution on the device")
+
+    mmcv.carafe_forward = broken
+    mmcv_kernels._not_started.cache_clear()
+    assert "no kernel image" in mmcv_kernels._not_started(torch.device(TRITON_DEVICE))
+    mmcv_kernels._not_started.cache_clear()
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "mmcv._ext", None)
+    mmcv_kernels._extension.cache_clear()
+    assert "cannot be imported" in mmcv_kernels._extension()
+    mmcv_kernels._extension.cache_clear()
 
 
 def test_every_implementation_is_in_the_order_and_the_reference_last():

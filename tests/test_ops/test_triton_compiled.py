@@ -78,6 +78,12 @@ def test_unusual_calls_do_not_spill(tmp_path):
         assert_within_limits(report)
 
 
+def test_tiles_that_autotuning_may_choose_do_not_spill(tmp_path):
+    cases = [case(memory_format=layout) | dict(tile=tile) for layout in LAYOUTS for tile in (1, 2, 3)]
+    for report in compiled(tmp_path, NVIDIA["sm_90"], cases):
+        assert_within_limits(report)
+
+
 def test_amd_compiles(tmp_path):
     for report in compiled(tmp_path, ["hip", "gfx942", 64], USUAL[:2]):
         assert report["binary"] > 0

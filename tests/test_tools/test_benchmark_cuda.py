@@ -6,20 +6,24 @@ import time
 from argparse import Namespace
 
 import benchmark_cuda
+import benchmark_gpu
 import benchmark_report_cuda
 import pytest
 import torch
+import torch.nn.functional as F
 from benchmark_peers import Inputs
 from common import InputError
 from readme import markers
 from test_train_and_test import tool
+
+from mmcarafe.ops import cuda, mmcv_kernels
 
 BEGIN, END = markers(benchmark_report_cuda.NAME)
 SHAPES = {"small": (1, 8, 6, 5)}
 ROWS = ("nearest", "bilinear", "deconvolution", "triton")
 
 
-class Processor(benchmark_cuda.Gpu):
+class Processor(benchmark_gpu.Gpu):
     """Does with a CPU what is done with a GPU, and keeps count."""
 
     device = "cpu"
@@ -33,13 +37,14 @@ class Processor(benchmark_cuda.Gpu):
     def machine(self):
         return dict(gpu="none", l2=4000, memory=1, torch=torch.__version__, cuda=None, triton=None)
 
-    def captured(self, calls):
+    def captured(self, calls, keep):
         return lambda: [call() for call in calls]
 
-    def milliseconds(self, function):
+    def milliseconds(self, calls):
         self.started += 1
         start = time.perf_counter()
-        function()
+        for call in calls:
+            call()
         return (time.perf_counter() - start) * 1e3
 
     def extra_memory(self, call):
@@ -56,6 +61,7 @@ def options(folder, **other) -> Namespace:
 @pytest.fixture
 def measured(tmp_path, monkeypatch) -> dict:
     pytest.importorskip("triton")
+    monkeypatch.setattr(mmcv_kernels, "_extension", lambda: "mmcv was built without CUDA")
     monkeypatch.setattr(benchmark_cuda, "COPY_BYTES", 2**20)
     (tmp_path / "README.md").write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
     args = options(tmp_path / "out", readme=str(tmp_path / "README.md"))
@@ -108,10 +114,50 @@ def test_rows_run_in_turn_after_two_rounds_of_warming_up():
     calls = []
     rows = {name: [lambda name=name: calls.append(name)] * 30 for name in "ab"}
     gpu = Processor()
-    times = benchmark_cuda.in_turn(gpu, rows, rounds=3)
+    graphs = {name: gpu.captured(row, keep=True) for name, row in rows.items()}
+    times = benchmark_cuda.in_turn(gpu, rows, graphs, rounds=3)
     assert gpu.started == 2 * 2 * (3 + 2)
-    assert calls == (["a"] * 60 + ["b"] * 60) * 5
+    assert calls == (["a"] * 120 + ["b"] * 120) * 5  # 30 twice, replayed and called
     assert all(len(kind) == 3 for pair in times.values() for kind in pair)
+
+
+@pytest.mark.parametrize("name", ["triton", "mmcv"])
+def test_both_passes_of_a_row_are_served_by_its_implementation(name, monkeypatch):
+    served = []
+
+    class Recorder(torch.autograd.Function):
+        """An operator that notes which implementation was asked for, in each pass."""
+
+        @staticmethod
+        def forward(ctx, features, masks):
+            served.append(cuda._named[0])
+            return F.interpolate(features, scale_factor=2)
+
+        @staticmethod
+        def backward(ctx, grad):
+            served.append(cuda._named[0])
+            return F.avg_pool2d(grad, 2), None
+
+    monkeypatch.setattr(benchmark_cuda, "carafe", lambda x, m, *args: Recorder.apply(x, m))
+    monkeypatch.setattr(mmcv_kernels, "_extension", lambda: None)
+    rows, _ = benchmark_cuda.steps([Inputs.draw((1, 8, 6, 5), "contiguous", True)], True, False)
+    rows[name][0]()
+    assert served == [name, name]
+
+
+def test_a_row_that_needs_too_much_memory_is_left_out(tmp_path, monkeypatch):
+    class Small(Processor):
+        def captured(self, calls, keep):
+            if calls[0].implementation is None:
+                raise torch.OutOfMemoryError
+            return super().captured(calls, keep)
+
+    pytest.importorskip("triton")
+    monkeypatch.setattr(benchmark_cuda, "COPY_BYTES", 2**20)
+    benchmark_cuda.main(options(tmp_path), SHAPES, Small())
+    data = json.loads((tmp_path / "benchmark_cuda.json").read_text())
+    assert data["left_out"]["nearest, small, float32"] == "out of memory"
+    assert {r["row"] for r in data["results"]} == {"triton"}
 
 
 def test_without_a_gpu_one_sentence_says_so(tmp_path):
@@ -121,7 +167,7 @@ def test_without_a_gpu_one_sentence_says_so(tmp_path):
     assert result.returncode != 0
     assert result.stderr.strip().endswith("sees no CUDA device")
     with pytest.raises(InputError, match="sees no CUDA device"):
-        benchmark_cuda.Gpu().check()
+        benchmark_gpu.Gpu().check()
 
 
 @pytest.mark.needs_cuda
