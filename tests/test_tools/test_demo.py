@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo draws and writes what a detector finds, whatever holds the pictures."""
+
+import json
+import shutil
+
+import cv2
+import pytest
+from pycocotools import mask as coco_mask
+from test_train_and_test import CONFIG, refused, tool, toy, trained  # noqa: F401
+
+
+@pytest.fixture
+def detector(trained, tmp_path):  # noqa: F811
+    """Config and checkpoint of the toy detector, which finds nothing well: the threshold is 0."""
+    small = tmp_path / "small.py"
+    small.write_text(
+        f"_base_ = {str(CONFIG)!r}\nmodel = dict(backbone=dict(base_channels=8), "
+        "neck=dict(in_channels=[8, 16, 32, 64]))\n"
+    )
+    return small, trained / "epoch_1.pth"
+
+
+@pytest.fixture
+def images(toy, tmp_path):  # noqa: F811
+    """A folder with three pictures of the toy data set."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in (
+        sorted((toy / "data/shapes").rglob("*.png"))[:3] or sorted((toy / "data/shapes").rglob("*.jpg"))[:3]
+    ):
+        shutil.copy(path, folder)
+    assert len(list(folder.iterdir())) == 3
+    return folder
+
+
+def demo(given, detector, folder, *options):
+    options = ("--score-thr", 0, "--threads", 1, "--out-dir", folder / "out", *options)
+    return tool("demo.py", given, *detector, *options, cwd=folder).stdout
+
+
+def check(results: list[dict], shape: tuple[int, int]) -> None:
+    assert results
+    for r in results:
+        assert {"image_id", "category_id", "bbox", "score", "segmentation"} <= r.keys()
+        assert len(r["bbox"]) == 4 and 0 <= r["score"] <= 1
+        assert coco_mask.decode(r["segmentation"]).shape == shape
+
+
+def test_a_folder_in_batches(detector, images, tmp_path):
+    out = demo(images, detector, tmp_path, "--batch-size", 2)
+    assert "in 3 images" in out
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    first = next(images.iterdir())
+    check(results, cv2.imread(str(first)).shape[:2])
+    assert {r["image_id"] for r in results} == {0, 1, 2}
+    assert {r["file_name"] for r in results} == {p.name for p in images.iterdir()}
+    for path in images.iterdir():
+        drawn = cv2.imread(str(tmp_path / "out" / f"{path.stem}.png"))
+        assert (drawn != cv2.imread(str(path))).any()
+
+
+def test_batches_find_what_single_images_do(detector, images, tmp_path):
+    found = []
+    for size in (1, 3):
+        demo(images, detector, tmp_path, "--batch-size", size)
+        found.append(json.loads((tmp_path / "out/results.json").read_text()))
+    assert [r["category_id"] for r in found[0]] == [r["category_id"] for r in found[1]]
+    assert [r["score"] for r in found[0]] == pytest.approx([r["score"] for r in found[1]], abs=1e-4)
+
+
+def test_a_glob_and_an_unreadable_image(detector, images, tmp_path):
+    (images / "a_broken.png").write_bytes(b"no image")
+    refused("demo.py", images / "*.*", *detector, "--out-dir", tmp_path / "out", cwd=tmp_path,
+            match="1 images cannot be read and were left out")  # fmt: skip
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+def test_a_video(detector, images, tmp_path):
+    frames = [cv2.imread(str(p)) for p in sorted(images.iterdir())]
+    size = frames[0].shape[1::-1]
+    writer = cv2.VideoWriter(str(tmp_path / "in.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 5, size)
+    for frame in frames:
+        writer.write(cv2.resize(frame, size))
+    writer.release()
+    demo(tmp_path / "in.mp4", detector, tmp_path)
+    video = cv2.VideoCapture(str(tmp_path / "out/video.mp4"))
+    assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 3
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(5)
+    check(json.loads((tmp_path / "out/results.json").read_text()), frames[0].shape[:2])
+
+
+def test_a_mistake_is_named(detector, images, tmp_path):
+    small, checkpoint = detector
+    (tmp_path / "empty").mkdir()
+    for args, match in (
+        (("gone.png", small, checkpoint), "gone.png is no image, folder, glob or video that exists"),
+        ((tmp_path / "empty", small, checkpoint), "holds no image"),
+        ((images, "gone.py", checkpoint), "config gone.py does not exist"),
+        ((images, small, "gone.pth"), "checkpoint gone.pth does not exist"),
+        ((images, CONFIG, checkpoint), "was made by another architecture"),
+    ):
+        refused("demo.py", *args, "--out-dir", tmp_path / "out", cwd=tmp_path, match=match)
