@@ -45,7 +45,7 @@ class WithConfigsAndTools(build_py):
             shutil.rmtree(target)
         target.mkdir(parents=True)
         # these set up a checkout
-        ignored = shutil.ignore_patterns("__pycache__", "setup_env.sh", "quickstart.sh", "run_tests.sh")
+        ignored = shutil.ignore_patterns("__pycache__", "setup_env.sh", "quickstart.sh", "run*_tests.sh")
         for name in ("configs", "tools", "model-index.yml"):
             source = ROOT / name
             if self.editable_mode:

@@ -95,6 +95,7 @@ def run_installed(installed, *args, cwd) -> str:
 def test_the_wheel_has_configs_tools_and_an_index(installed):
     mim = installed / "mmcarafe/.mim"
     checkout_only = {Path("tools/setup_env.sh"), Path("tools/quickstart.sh"), Path("tools/run_tests.sh")}
+    checkout_only.add(Path("tools/run_gpu_tests.sh"))
     for folder in ("configs", "tools"):
         shipped, expected = (
             {p.relative_to(root) for p in (root / folder).rglob("*") if p.suffix in (".py", ".sh", ".yml")}

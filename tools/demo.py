@@ -39,6 +39,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     parser.add_argument("--score-thr", type=float, default=0.3, help="least score that is drawn and written")
+    parser.add_argument("--ann-file", help="COCO annotations whose numbers of images and categories to write")
     args = parser.parse_args()
     if args.batch_size < 1 or args.threads < 1:
         parser.error("--batch-size and --threads: expected 1 or more")
@@ -89,16 +90,45 @@ def batches(items: Iterable, size: int) -> Iterator[list]:
         yield batch
 
 
-def coco_results(number: int, name: str, sample: DetDataSample, score_thr: float) -> list[dict]:
-    """What was found in an image, as COCO writes results; ``category_id`` counts the classes from 0."""
+class CocoIds:
+    """Numbers of images and categories: those of an annotation file, or counted from 0."""
+
+    def __init__(self, ann_file: str | None, classes: tuple[str, ...]):
+        self.images: dict[str, int] | None = None
+        self.categories = {name: i for i, name in enumerate(classes)}
+        if ann_file:
+            if not Path(ann_file).is_file():
+                raise InputError(f"--ann-file: {ann_file} does not exist")
+            data = json.loads(Path(ann_file).read_text(encoding="utf-8"))
+            self.images = {Path(image["file_name"]).name: image["id"] for image in data["images"]}
+            self.categories = {category["name"]: category["id"] for category in data["categories"]}
+            if missing := [name for name in classes if name not in self.categories]:
+                raise InputError(
+                    f"--ann-file: {ann_file} has no category {missing[0]!r}, a class of the model"
+                )
+
+    def image(self, number: int, name: str) -> int:
+        """Of the image that was read as the number-th."""
+        if self.images is None:
+            return number
+        if name not in self.images:
+            raise InputError(f"--ann-file: the annotations have no image {name}")
+        return self.images[name]
+
+
+def coco_results(
+    image_id: int, name: str, sample: DetDataSample, ids: CocoIds, score_thr: float
+) -> list[dict]:
+    """What was found in an image, as COCO writes results."""
     found = sample.pred_instances.cpu()
     found = found[found.scores >= score_thr]
     masks = encode_mask_results(found.masks.numpy()) if "masks" in found else [None] * len(found)
     results = []
     for label, score, box, mask in zip(found.labels, found.scores, found.bboxes, masks, strict=True):
         x1, y1, x2, y2 = box.tolist()
-        result = dict(image_id=number, file_name=name, category_id=int(label))
-        result |= dict(category=sample.classes[label], bbox=[x1, y1, x2 - x1, y2 - y1], score=float(score))
+        category = sample.classes[label]
+        result = dict(image_id=image_id, file_name=name, category_id=ids.categories[category])
+        result |= dict(category=category, bbox=[x1, y1, x2 - x1, y2 - y1], score=float(score))
         if mask is not None:
             result["segmentation"] = dict(size=list(mask["size"]), counts=mask["counts"].decode())
         results.append(result)
@@ -150,14 +180,16 @@ def main() -> None:
     inferencer = build_inferencer(args)
     folder = Path(args.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    classes = inferencer.model.dataset_meta["classes"]
+    ids = CocoIds(args.ann_file, classes)
     drawing, results, number = Drawing(inferencer, folder, args.score_thr, fps), [], 0
     steps = track(batches(source, args.batch_size), "detecting", total=-(-total // args.batch_size))
     for batch in steps:
         images = [image for _, image in batch]
         found = inferencer(images, batch_size=args.batch_size, return_datasamples=True, no_save_vis=True)
         for (name, image), sample in zip(batch, found["predictions"], strict=True):
-            sample.classes = inferencer.model.dataset_meta["classes"]
-            results += coco_results(number, name, sample, args.score_thr)
+            sample.classes = classes
+            results += coco_results(ids.image(number, name), name, sample, ids, args.score_thr)
             drawing.write(name, image, sample)
             number += 1
     drawing.close()

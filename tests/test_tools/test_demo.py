@@ -7,6 +7,7 @@ import shutil
 import cv2
 import pytest
 from pycocotools import mask as coco_mask
+from shapes import CLASSES
 from test_train_and_test import CONFIG, refused, tool, toy, trained  # noqa: F401
 
 
@@ -67,6 +68,21 @@ def test_batches_find_what_single_images_do(detector, images, tmp_path):
         found.append(json.loads((tmp_path / "out/results.json").read_text()))
     assert [r["category_id"] for r in found[0]] == [r["category_id"] for r in found[1]]
     assert [r["score"] for r in found[0]] == pytest.approx([r["score"] for r in found[1]], abs=1e-4)
+
+
+def test_results_carry_the_numbers_of_an_annotation_file(detector, images, tmp_path):
+    data = dict(
+        images=[dict(id=100 + i, file_name=f"sub/{p.name}") for i, p in enumerate(sorted(images.iterdir()))],
+        categories=[dict(id=11 * (i + 1), name=name) for i, name in enumerate(CLASSES)],
+    )
+    (tmp_path / "ann.json").write_text(json.dumps(data))
+    demo(images, detector, tmp_path, "--ann-file", "ann.json")
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert {r["image_id"] for r in results} == {100, 101, 102}
+    assert all(r["category_id"] == 11 * (CLASSES.index(r["category"]) + 1) for r in results)
+    data["images"].pop()
+    (tmp_path / "ann.json").write_text(json.dumps(data))
+    refused("demo.py", images, *detector, "--ann-file", "ann.json", cwd=tmp_path, match="have no image")
 
 
 def test_a_glob_and_an_unreadable_image(detector, images, tmp_path):
