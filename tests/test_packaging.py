@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,17 @@ def python(code: str) -> subprocess.CompletedProcess:
 def test_a_part_imports_without_the_stack_above_it(imports, blocked):
     result = python(f"import sys; sys.modules.update(dict.fromkeys({blocked})); import {imports}")
     assert result.returncode == 0, result.stderr
+
+
+def test_what_optional_tests_need_is_installed():
+    """Tests of Triton and ONNX are skipped without it, which must not happen where setup_env.sh was run."""
+    if not (Path(sys.prefix) / ".mmcarafe-ready").is_file():
+        pytest.skip("an environment of one's own")
+    for line in (ROOT / "requirements/tests.txt").read_text().splitlines():
+        requirement, _, marker = line.partition(";")
+        if not marker or sys.platform == "linux":
+            name, version = requirement.strip().split("==")
+            assert metadata.version(name).split("+")[0] == version
 
 
 def test_the_layer_runs_without_mmcv():

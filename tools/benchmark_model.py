@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 from benchmark_measure import Row, in_turn, summary
+from common import build_detector
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.registry import MODELS, init_default_scope
-from torch import Tensor, nn
+from torch import Tensor
 
 import mmcarafe.models  # noqa: F401  registers the necks and heads
 
@@ -16,12 +16,6 @@ IMAGE = (1, 3, 800, 1344)
 BOX_ROIS, MASK_ROIS = 1000, 100  # mmdet's test_cfg: proposals, and detections that get a mask
 CONFIG = Path(__file__).parents[1] / "configs/carafe/mask-rcnn_r50_fpn-carafe_1x_coco.py"
 BASELINE = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
-
-
-def _build(config: Config) -> nn.Module:
-    """The detector of a config, with random weights."""
-    config.model.backbone.init_cfg = None
-    return MODELS.build(config.model).eval()
 
 
 def _rois(count: int) -> Tensor:
@@ -39,12 +33,11 @@ def model_rows(rounds: int) -> dict[str, dict]:
 
     Selecting and suppressing boxes and pasting masks are left out: they are the same for both.
     """
-    init_default_scope("mmdet")
     configs = {"nearest + deconv": get_config(BASELINE), "CARAFE": Config.fromfile(CONFIG)}
     image, box_rois, mask_rois = torch.rand(IMAGE), _rois(BOX_ROIS), _rois(MASK_ROIS)
     rows = {}
     for name, config in configs.items():
-        model = _build(config)
+        model = build_detector(config)
         levels = model.backbone(image)
         maps = model.neck(levels)
         rows |= {

@@ -43,6 +43,10 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.batch_size < 1 or args.threads < 1:
         parser.error("--batch-size and --threads: expected 1 or more")
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(
+            f"--device {args.device}: torch {torch.__version__} sees no CUDA device; try --device cpu"
+        )
     return args
 
 
@@ -141,6 +145,15 @@ class Drawing:
     def __init__(self, inferencer: DetInferencer, folder: Path, score_thr: float, fps: float = 0):
         self.visualizer, self.folder, self.score_thr, self.fps = inferencer.visualizer, folder, score_thr, fps
         self.video = None
+        self.taken: set[str] = set()
+
+    def _file(self, name: str) -> Path:
+        """A name of its own for a picture: images of several folders or types may be called the same."""
+        stem = Path(name).stem
+        while stem in self.taken:
+            stem += "_"
+        self.taken.add(stem)
+        return self.folder / f"{stem}.png"
 
     def write(self, name: str, image: np.ndarray, sample: DetDataSample) -> None:
         """Add one image with what was found in it."""
@@ -149,7 +162,7 @@ class Drawing:
         )
         drawn = np.ascontiguousarray(self.visualizer.get_image()[..., ::-1])
         if not self.fps:
-            cv2.imwrite(str(self.folder / Path(name).with_suffix(".png").name), drawn)
+            cv2.imwrite(str(self._file(name)), drawn)
             return
         if self.video is None:
             size = drawn.shape[1::-1]
@@ -169,6 +182,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     skipped: list[str] = []
     if Path(args.input).suffix.lower() in VIDEOS and Path(args.input).is_file():
+        if args.ann_file:
+            raise InputError("--ann-file: frames of a video are in no annotation file; leave it out")
         video = cv2.VideoCapture(args.input)
         total, fps = int(video.get(cv2.CAP_PROP_FRAME_COUNT)), video.get(cv2.CAP_PROP_FPS) or 25
         if not video.isOpened():
@@ -177,11 +192,15 @@ def main() -> None:
     else:
         paths = find_images(args.input)
         total, fps, source = len(paths), 0, read_images(paths, skipped)
+        if Path(args.out_dir).resolve() in {path.parent.resolve() for path in paths}:
+            raise InputError(f"--out-dir {args.out_dir} holds the images themselves; choose another folder")
     inferencer = build_inferencer(args)
     folder = Path(args.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     classes = inferencer.model.dataset_meta["classes"]
     ids = CocoIds(args.ann_file, classes)
+    for path in [] if fps else paths:  # before the work, not in the middle of it
+        ids.image(0, path.name)
     drawing, results, number = Drawing(inferencer, folder, args.score_thr, fps), [], 0
     steps = track(batches(source, args.batch_size), "detecting", total=-(-total // args.batch_size))
     for batch in steps:

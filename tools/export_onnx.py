@@ -32,7 +32,9 @@ from mmcarafe.layers import CARAFE
 try:
     from mmcarafe.models.onnx import exportable, translation_table
 except ImportError as error:
-    sys.exit(f"export_onnx.py: the export needs onnxscript ({error}); pip install 'mmcarafe[onnx]'")
+    sys.exit(
+        f"export_onnx.py: the export needs onnxscript ({error}); pip install onnx onnxscript onnxruntime"
+    )
 
 MULTIPLE = 32  # sides of images: the coarsest level of a dynamic model has to be whole
 DENSE = (SingleStageDetector, SingleStageInstanceSegmentor, TwoStageDetector)
@@ -50,7 +52,7 @@ class Raw(nn.Module):
         self.head = next((head for head in heads if head is not None), None)
         if self.head is None or not isinstance(detector, DENSE):
             raise InputError(f"{type(detector).__name__} has no dense head to export; try --part neck")
-        self.backbone, self.neck = detector.backbone, detector.neck
+        self.backbone, self.neck = detector.backbone, getattr(detector, "neck", None) or nn.Identity()
         preprocessor = detector.data_preprocessor
         self.flip = preprocessor._channel_conversion
         self.register_buffer("mean", getattr(preprocessor, "mean", torch.zeros(1)).view(1, -1, 1, 1))
@@ -82,6 +84,8 @@ def part_of(
     if part == "raw":
         return Raw(detector), (image,), [1]
     if part == "neck":
+        if getattr(detector, "neck", None) is None:
+            raise InputError("--part neck: this config has no neck")
         with torch.no_grad():
             levels = detector.backbone(image)
         return (

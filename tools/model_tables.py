@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 import torch
-from common import run
+from common import build_detector, run
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.registry import MODELS, init_default_scope
 from readme import write_section
 from rich.progress import track
 from torch import Tensor, nn
@@ -52,10 +51,8 @@ def base_of(path: Path) -> str | None:
 
 def build(config: Config) -> nn.Module:
     """The detector, its parameters without memory."""
-    init_default_scope("mmdet")
-    config.model.backbone.init_cfg = None
     with torch.device("meta"):
-        return MODELS.build(config.model).eval()
+        return build_detector(config)
 
 
 def where(model: nn.Module) -> list[str]:

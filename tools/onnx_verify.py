@@ -28,7 +28,7 @@ def runtime(path: Path) -> tuple[Callable[[tuple[Tensor, ...]], list[Tensor]], f
     try:
         import onnxruntime
     except ImportError as error:
-        raise InputError(f"--verify needs ONNX Runtime ({error}); pip install 'mmcarafe[onnx]'") from error
+        raise InputError(f"--verify needs ONNX Runtime ({error}); pip install onnxruntime") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

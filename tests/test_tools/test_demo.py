@@ -106,6 +106,25 @@ def test_a_video(detector, images, tmp_path):
     check(json.loads((tmp_path / "out/results.json").read_text()), frames[0].shape[:2])
 
 
+def test_pictures_of_one_name_are_kept_apart(detector, images, tmp_path):
+    first = sorted(images.iterdir())[0]
+    cv2.imwrite(str(images / f"{first.stem}.bmp"), cv2.imread(str(first)))
+    demo(images, detector, tmp_path)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 4
+
+
+def test_the_images_themselves_are_not_overwritten(detector, images, tmp_path):
+    before = {path: path.read_bytes() for path in images.iterdir()}
+    refused(
+        "demo.py", images, *detector, "--out-dir", images, cwd=tmp_path, match="holds the images themselves"
+    )
+    assert {path: path.read_bytes() for path in images.iterdir()} == before
+
+
+def test_a_device_that_is_not_there_is_named(detector, images, tmp_path):
+    refused("demo.py", images, *detector, "--device", "cuda:0", cwd=tmp_path, match="sees no CUDA device")
+
+
 def test_a_mistake_is_named(detector, images, tmp_path):
     small, checkpoint = detector
     (tmp_path / "empty").mkdir()
