@@ -2,6 +2,7 @@
 """What train.py and test.py share: mmdet's options, and one sentence for each likely mistake."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -174,6 +175,13 @@ def run(main: Callable[[], None]) -> None:
     """Run a tool; mistakes in its input end in one sentence and exit status 2."""
     try:
         main()
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if distributed and torch.distributed.get_backend() == "gloo":
+            # everything is written; what destructors do with gloo's threads can hang or abort the process
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
     except (InputError, UpsampleConfigError) as error:
         # mmengine puts "class `FPN` in mmcarafe/models/necks.py: " before what a constructor raised
         sentence = str(error).rsplit(".py: ", 1)[-1]
