@@ -6,17 +6,22 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import cv2
 import torch
 from common import InputError
+from onnx_parts import Part
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 TIMED = 5
 MULTIPLE = 32
+MOST_LOST = (
+    0.01  # of the detections: where two boxes score alike, rounding decides which one suppresses the other
+)
 
 
 def runtime(path: Path) -> tuple[Callable[[tuple[Tensor, ...]], list[Tensor]], float]:
@@ -41,13 +46,15 @@ def runtime(path: Path) -> tuple[Callable[[tuple[Tensor, ...]], list[Tensor]], f
     return run, time.perf_counter() - start
 
 
-def other_inputs(inputs: tuple[Tensor, ...], args: Namespace) -> dict[str, tuple[Tensor, ...]]:
-    """Fresh random inputs of the exported sizes and, for a dynamic model, of others; images for a raw one."""
+def other_inputs(part: Part, args: Namespace) -> dict[str, tuple[Tensor, ...]]:
+    """Fresh random inputs of the exported sizes and, for a dynamic model, of others; and the images given."""
 
     def draw(batch: int, down: float, across: float) -> tuple[Tensor, ...]:
-        sizes = [(round(t.shape[2] * down), round(t.shape[3] * across)) for t in inputs]
-        most = 255 if args.part == "raw" else 1
-        return tuple(torch.rand(batch, t.shape[1], *hw) * most for t, hw in zip(inputs, sizes, strict=True))
+        sizes = [(round(t.shape[2] * down), round(t.shape[3] * across)) for t in part.inputs]
+        most = 255 if part.takes_images else 1
+        return tuple(
+            torch.rand(batch, t.shape[1], *hw) * most for t, hw in zip(part.inputs, sizes, strict=True)
+        )
 
     height, width = (size // MULTIPLE for size in args.shape)
     given = {"random": draw(2, 1, 1)}
@@ -55,8 +62,8 @@ def other_inputs(inputs: tuple[Tensor, ...], args: Namespace) -> dict[str, tuple
         given["random, one image, larger"] = draw(1, (height + 1) / height, (width + 2) / width)
         given["random, three images, smaller"] = draw(3, (height - 1) / height, 1)
     for name in args.verify or ():
-        if args.part != "raw":
-            raise InputError(f"--verify {name}: only --part raw takes images")
+        if not part.takes_images:
+            raise InputError(f"--verify {name}: --part {args.part} takes no images")
         given[name] = (read_image(name, None if args.dynamic else args.shape),)
     return given
 
@@ -71,16 +78,46 @@ def read_image(name: str, shape: list[int] | None) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)[None].float().repeat(2, 1, 1, 1)
 
 
-def error(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """Largest difference of any output from PyTorch's, in units of that output's largest value."""
-    if [t.shape for t in ours] != [t.shape for t in theirs]:
-        raise InputError(f"outputs have shapes {[tuple(t.shape) for t in ours]} instead of PyTorch's")
+class Difference(NamedTuple):
+    """Largest error in units of the largest value, and for detections how many of PyTorch's were found."""
+
+    error: float
+    found: int = 0
+    wanted: int = 0
+
+
+def difference(ours: list[Tensor], theirs: list[Tensor]) -> Difference:
+    """Of any output from PyTorch's."""
     worst = 0.0
     for a, b in zip(ours, theirs, strict=True):
         if not a.isfinite().all():
-            return float("inf")
+            return Difference(float("inf"))
         worst = max(worst, float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)))
-    return worst
+    return Difference(worst)
+
+
+def detections_differ(ours: list[Tensor], theirs: list[Tensor]) -> Difference:
+    """Of boxes, scores, labels and masks: each of PyTorch's detections against its like, wherever it ranks.
+
+    Boxes are compared in units of the largest coordinate; scores and masks are 0 to 1. One that differs by
+    more than 0.01 is another detection.
+    """
+    largest = theirs[0].abs().max().clamp(min=1)
+    worst, found, wanted = 0.0, 0, 0
+    for i in range(len(theirs[0])):
+        a, b = ([t[i][image[1][i] > 0] for t in image] for image in (ours, theirs))
+        wanted += max(len(a[0]), len(b[0]))  # more than PyTorch finds is as wrong as fewer
+        if not len(a[0]) or not len(b[0]):
+            continue
+        apart = (b[0][:, None] - a[0][None]).abs().amax(-1) / largest
+        apart = torch.maximum(apart, (b[1][:, None] - a[1][None]).abs())
+        nearest, index = apart.masked_fill(b[2][:, None] != a[2][None], 1.0).min(1)
+        same = nearest < 0.01
+        masks = [(y - x[index]).abs() for x, y in zip(a[3:], b[3:], strict=True)]
+        if same.any():
+            worst = max(worst, *(float(t[same].max()) for t in (nearest, *masks)))
+        found += min(int(same.sum()), len(index[same].unique()))
+    return Difference(worst, found, wanted)
 
 
 def milliseconds(call: Callable[[], object]) -> float:
@@ -94,29 +131,50 @@ def milliseconds(call: Callable[[], object]) -> float:
     return median(times) * 1e3
 
 
+def compare(path: Path, part: Part, name: str, ours: list[Tensor], theirs: list[Tensor]) -> Difference:
+    """The difference of one run; InputError where too few detections agree."""
+    if [t.shape for t in ours] != [t.shape for t in theirs]:
+        raise InputError(f"outputs have shapes {[tuple(t.shape) for t in ours]} instead of PyTorch's")
+    if not part.outputs:
+        return difference(ours, theirs)
+    found = detections_differ(ours, theirs)
+    if found.wanted - found.found > MOST_LOST * found.wanted:
+        raise InputError(
+            f"{path} finds {found.found} of {found.wanted} detections on {name!r}, "
+            f"and more than {1 - MOST_LOST:.0%} are expected"
+        )
+    return found
+
+
 @torch.no_grad()
-def verify(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], args: Namespace) -> None:
+def verify(path: Path, part: Part, args: Namespace) -> None:
     """Print errors and times; InputError where the file computes something else."""
     run, load = runtime(path)
     engine = "torch.export" if path.suffix == ".pt2" else "ONNX Runtime"
     table = Table(title=f"{path.name}: loaded in {load:.2f} s, {torch.get_num_threads()} threads")
-    for column in ("input", "largest error / value", f"{engine}, ms", "PyTorch, ms"):
+    agree = ["detections"] if part.outputs else []
+    for column in ("input", *agree, "largest error / value", f"{engine}, ms", "PyTorch, ms"):
         table.add_column(column, justify="left" if column == "input" else "right")
-    worst = 0.0
-    for name, given in other_inputs(inputs, args).items():
+    results = []
+    for name, given in other_inputs(part, args).items():
         try:
             outputs = run(given)
         except Exception as problem:  # ONNX Runtime's errors have no common type but this
             reason = str(problem).strip().splitlines()[0]
             raise InputError(f"{path} does not run on another input, {name!r}: {reason}") from problem
-        found = error(outputs, tree_leaves(module(*given)))
-        worst = max(worst, found)
-        calls = [] if args.verify is None else [run, lambda g: module(*g)]
+        found = compare(path, part, name, outputs, tree_leaves(part.module(*given)))
+        results.append(found)
+        calls = [] if args.verify is None else [run, lambda g: part.module(*g)]
         times = [milliseconds(lambda f=f, g=given: f(g)) for f in calls]
-        table.add_row(name, f"{found:.1e}", *(f"{t:.1f}" for t in times))
+        agree = [f"{found.found} of {found.wanted}"] if part.outputs else []
+        table.add_row(name, *agree, f"{found.error:.1e}", *(f"{t:.1f}" for t in times))
     Console(width=110).print(table)
+    worst = max(result.error for result in results)
     if not worst <= args.tolerance:
         raise InputError(
             f"{path} differs from PyTorch by {worst:.1e} of the largest value, more than {args.tolerance:.0e}"
         )
+    if part.outputs and not any(result.wanted for result in results):
+        print("nothing was detected on these inputs, so nothing was compared: give images, --verify IMAGE")
+        return
     print(f"verified: the largest error is {worst:.1e} of the largest value, {args.tolerance:.0e} is allowed")

@@ -1,69 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What mmdet's heads need, beside CARAFE, to be exported to ONNX; needs onnxscript.
+"""What detectors need, beside CARAFE, to become ONNX of standard operators; needs onnxscript."""
 
-mmcv's deformable convolution is a compiled function that torch.export cannot look into, so while a model is
-exported it is replaced by an op that stands for it and becomes ONNX's DeformConv (opset 19).
-"""
-
-import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from onnxscript import opset19 as op
-from torch import Tensor
-from torch.nn.modules.utils import _pair
 
 from mmcarafe.ops import onnx
-
-# where mmcv and mmdet look the function up
-_USERS = ("mmcv.ops.deform_conv", "mmdet.models.dense_heads.tood_head")
+from mmcarafe.ops.onnx import _ints, _size
 
 
-@torch.library.custom_op("mmcarafe::deform_conv2d", mutates_args=())
-def _deform_conv2d(
-    x: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    deform_groups: int,
-) -> Tensor:
-    from mmcv.ops.deform_conv import DeformConv2dFunction
-
-    return DeformConv2dFunction.apply(
-        x, offset, weight, tuple(stride), tuple(padding), tuple(dilation), groups, deform_groups
-    )
+def _nms_scores(boxes, scores, iou_threshold: float, most: int):
+    selected = op.NonMaxSuppression(
+        boxes,
+        op.Unsqueeze(scores, _ints(1)),  # one class: boxes of different labels do not overlap
+        _ints(most),
+        op.Constant(value_floats=[iou_threshold]),
+        op.Constant(value_floats=[0.0]),
+    )  # [M, 3]: image, class, box
+    index = op.Gather(selected, _ints(0, 2), axis=1)
+    return op.ScatterND(op.Mul(scores, op.Constant(value_float=0.0)), index, op.GatherND(scores, index))
 
 
-@_deform_conv2d.register_fake
-def _(x, offset, weight, stride, padding, dilation, groups, deform_groups):
-    return x.new_empty(x.shape[0], weight.shape[0], *offset.shape[2:])
+def _roi_align_levels(maps, rois, levels, size, scales, sampling_ratio: int, aligned: bool):
+    shape = op.Concat(_size(rois, 0), _size(maps[0], 1), _ints(*size), axis=0)
+    out = op.Expand(op.Constant(value_float=0.0), shape)
+    for level, (x, scale) in enumerate(zip(maps, scales, strict=True)):
+        index = op.Transpose(
+            op.NonZero(op.Equal(levels, op.Constant(value_int=level))), perm=[1, 0]
+        )  # [M, 1]
+        chosen = op.GatherND(rois, index)
+        image = op.Cast(op.Squeeze(op.Slice(chosen, _ints(0), _ints(1), _ints(1)), _ints(1)), to=7)  # int64
+        aligned_rois = op.RoiAlign(
+            x,
+            op.Slice(chosen, _ints(1), _ints(5), _ints(1)),
+            image,
+            coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
+            mode="avg",
+            output_height=size[0],
+            output_width=size[1],
+            sampling_ratio=sampling_ratio,
+            spatial_scale=scale,
+        )
+        out = op.ScatterND(out, index, aligned_rois)
+    return out
 
 
-def _as_op(x, offset, weight, stride=1, padding=0, dilation=1, groups=1, deform_groups=1, *unused):
-    """mmcv's function as the op."""
-    pairs = [list(_pair(value)) for value in (stride, padding, dilation)]
-    return _deform_conv2d(x, offset, weight, *pairs, groups, deform_groups)
-
-
-@contextmanager
-def exportable() -> Iterator[None]:
-    """While active, deformable convolutions are something that torch.export can put into a graph."""
-    modules = [importlib.import_module(name) for name in _USERS]
-    originals = [module.deform_conv2d for module in modules]
-    try:
-        for module in modules:
-            module.deform_conv2d = _as_op
-        yield
-    finally:
-        for module, original in zip(modules, originals, strict=True):
-            module.deform_conv2d = original
-
-
-def _onnx_deform_conv2d(x, offset, weight, stride, padding, dilation, groups: int, deform_groups: int):
+def _deform_conv2d(x, offset, weight, stride, padding, dilation, groups: int, deform_groups: int):
     return op.DeformConv(
         x,
         weight,
@@ -78,5 +61,10 @@ def _onnx_deform_conv2d(x, offset, weight, stride, padding, dilation, groups: in
 
 
 def translation_table() -> dict[Callable, Callable]:
-    """:func:`mmcarafe.ops.onnx.translation_table` and what mmdet's heads need besides."""
-    return onnx.translation_table() | {torch.ops.mmcarafe.deform_conv2d.default: _onnx_deform_conv2d}
+    """:func:`mmcarafe.ops.onnx.translation_table` and what mmdet's detectors need besides."""
+    ops = torch.ops.mmcarafe
+    return onnx.translation_table() | {
+        ops.nms_scores.default: _nms_scores,
+        ops.roi_align_levels.default: _roi_align_levels,
+        ops.deform_conv2d.default: _deform_conv2d,
+    }

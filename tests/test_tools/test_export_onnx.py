@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_train_and_test import ROOT, SMALL, refused, tool, toy, trained  # noqa: F401
+from lively import CONFIGS, config
+from test_train_and_test import SMALL, refused, tool, toy, trained  # noqa: F401
 
 pytest.importorskip("onnxscript", reason="the ONNX tools, an optional requirement, are not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
-CONFIGS = ROOT / "configs/carafe"
 # by whether a model may keep its sizes open; some heads fix them while they run
 SLOW = pytest.mark.skipif("MMCARAFE_SLOW_TESTS" not in os.environ, reason="MMCARAFE_SLOW_TESTS=1 runs it")
 
@@ -34,13 +34,6 @@ DYNAMIC = (
 STATIC = ("tood_r50_fpn", slow("vfnet_r50_fpn"), slow("solov2_r50_fpn"))
 
 
-def config(start: str):
-    (path,) = (
-        p for p in CONFIGS.glob("*_coco.py") if p.name.startswith((f"{start}-carafe", f"{start}_carafe"))
-    )
-    return path
-
-
 def export(path, folder, *args, checkpoint=()):
     result = tool(
         "export_onnx.py",
@@ -59,7 +52,7 @@ def export(path, folder, *args, checkpoint=()):
 
 @pytest.mark.parametrize("start", DYNAMIC)
 def test_raw_outputs_of_any_batch_and_size(start, tmp_path):
-    out = export(config(start), tmp_path, "--dynamic")
+    out = export(config(start), tmp_path, "--part", "raw", "--dynamic")
     assert "three images, smaller" in out and "verified: the largest error" in out
     model = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     assert [type(d) for d in model.get_inputs()[0].shape] == [str, int, str, str]
@@ -67,7 +60,7 @@ def test_raw_outputs_of_any_batch_and_size(start, tmp_path):
 
 @pytest.mark.parametrize("start", STATIC)
 def test_raw_outputs_of_one_size(start, tmp_path):
-    assert "verified: the largest error" in export(config(start), tmp_path, "--verify")
+    assert "verified: the largest error" in export(config(start), tmp_path, "--part", "raw", "--verify")
 
 
 @pytest.fixture
@@ -82,7 +75,15 @@ def test_verified_on_an_image_with_times_and_the_checkpoints_weights(trained, im
     options = ["--cfg-options", *SMALL[:2]]
     shapes = CONFIGS / "mask-rcnn_r18_fpn-carafe_shapes.py"
     out = export(
-        shapes, tmp_path, "--dynamic", "--verify", image, *options, checkpoint=[trained / "epoch_1.pth"]
+        shapes,
+        tmp_path,
+        "--part",
+        "raw",
+        "--dynamic",
+        "--verify",
+        image,
+        *options,
+        checkpoint=[trained / "epoch_1.pth"],
     )
     rows = [line.split("│") for line in out.splitlines() if line.startswith("│")]
     assert all(float(row[3]) > 0 and float(row[4]) > 0 for row in rows)
@@ -106,6 +107,8 @@ def test_a_program_of_torch_export_saves_and_loads(tmp_path):
         "--shape",
         192,
         224,
+        "--part",
+        "raw",
         "--dynamic",
         "--output",
         "model.pt2",
@@ -122,9 +125,12 @@ def test_a_program_of_torch_export_saves_and_loads(tmp_path):
         (["nothing.py"], "config nothing.py does not exist"),
         ([CONFIGS / "retinanet_r50_fpn-carafe_1x_coco.py", "gone.pth"], "checkpoint gone.pth does not exist"),
         (["mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "--part", "upsampler"], "has no CARAFE module"),
-        (["mmdet::detr/detr_r50_8xb2-150e_coco.py", "--shape", 192, 192], "DETR has no dense head"),
         (
-            [CONFIGS / "tood_r50_fpn-carafe_1x_coco.py", "--shape", 192, 192, "--dynamic"],
+            ["mmdet::detr/detr_r50_8xb2-150e_coco.py", "--shape", 192, 192, "--part", "raw"],
+            "DETR has no dense head",
+        ),
+        (
+            [CONFIGS / "tood_r50_fpn-carafe_1x_coco.py", "--shape", 192, 192, "--part", "raw", "--dynamic"],
             "leave --dynamic out",
         ),
         (

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps of detectors as ops of their own, because torch.export cannot look into them.
+
+Suppression of overlapping boxes and RoIAlign from several levels have sizes inside that depend on values;
+mmcv's deformable convolution is a compiled function.
+"""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from mmcv.ops import nms, roi_align
+from mmcv.ops.deform_conv import DeformConv2dFunction
+from mmdet.models import SingleRoIExtractor
+from torch import Tensor
+from torch.nn.modules.utils import _pair
+
+# where mmcv and mmdet look mmcv's function up
+_DEFORM_CONV = ("mmcv.ops.deform_conv", "mmdet.models.dense_heads.tood_head")
+
+
+@torch.library.custom_op("mmcarafe::nms_scores", mutates_args=())
+def _nms_scores(boxes: Tensor, scores: Tensor, iou_threshold: float, most: int) -> Tensor:
+    """Scores, Tensor[N, K], of the first ``most`` boxes, Tensor[N, K, 4], that survive; 0 of the others."""
+    kept = torch.zeros_like(scores)
+    for image in range(len(boxes)):
+        (valid,) = torch.where(scores[image] > 0)
+        _, index = nms(boxes[image, valid], scores[image, valid], iou_threshold)
+        index = valid[index[:most]]
+        kept[image, index] = scores[image, index]
+    return kept
+
+
+@_nms_scores.register_fake
+def _(boxes, scores, iou_threshold, most):
+    return torch.empty_like(scores)
+
+
+@torch.library.custom_op("mmcarafe::roi_align_levels", mutates_args=())
+def _roi_align_levels(
+    maps: list[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    size: list[int],
+    scales: list[float],
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Each RoI, Tensor[K, 5], from the map of its level: Tensor[K, C, *size]."""
+    out = maps[0].new_zeros(rois.shape[0], maps[0].shape[1], *size)
+    for i, (x, scale) in enumerate(zip(maps, scales, strict=True)):
+        (index,) = torch.where(levels == i)
+        out[index] = roi_align(x, rois[index], tuple(size), scale, sampling_ratio, "avg", aligned)
+    return out
+
+
+@_roi_align_levels.register_fake
+def _(maps, rois, levels, size, scales, sampling_ratio, aligned):
+    return maps[0].new_empty(rois.shape[0], maps[0].shape[1], *size)
+
+
+@torch.library.custom_op("mmcarafe::deform_conv2d", mutates_args=())
+def _deform_conv2d(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    deform_groups: int,
+) -> Tensor:
+    return DeformConv2dFunction.apply(
+        x, offset, weight, tuple(stride), tuple(padding), tuple(dilation), groups, deform_groups
+    )
+
+
+@_deform_conv2d.register_fake
+def _(x, offset, weight, stride, padding, dilation, groups, deform_groups):
+    return x.new_empty(x.shape[0], weight.shape[0], *offset.shape[2:])
+
+
+def _deform_conv2d_as_op(
+    x, offset, weight, stride=1, padding=0, dilation=1, groups=1, deform_groups=1, *unused
+):
+    """mmcv's function as the op."""
+    pairs = [list(_pair(value)) for value in (stride, padding, dilation)]
+    return _deform_conv2d(x, offset, weight, *pairs, groups, deform_groups)
+
+
+def _extract_as_op(self: SingleRoIExtractor, maps: tuple[Tensor, ...], rois: Tensor, roi_scale_factor=None):
+    """mmdet's extractor as the op."""
+    layer = self.roi_layers[0]
+    if roi_scale_factor is not None or layer.pool_mode != "avg":
+        raise ValueError("RoIs are exported with average pooling and without a roi_scale_factor")
+    return _roi_align_levels(
+        list(maps),
+        rois,
+        self.map_roi_levels(rois, len(maps)),
+        list(layer.output_size),
+        [layer.spatial_scale for layer in self.roi_layers],
+        layer.sampling_ratio,
+        layer.aligned,
+    )
+
+
+@contextmanager
+def exportable() -> Iterator[None]:
+    """While active, detectors use these ops, which torch.export can put into a graph."""
+    places = [(importlib.import_module(name), "deform_conv2d", _deform_conv2d_as_op) for name in _DEFORM_CONV]
+    places.append((SingleRoIExtractor, "forward", _extract_as_op))
+    originals = [getattr(owner, name) for owner, name, _ in places]
+    try:
+        for owner, name, replacement in places:
+            setattr(owner, name, replacement)
+        yield
+    finally:
+        for (owner, name, _), original in zip(places, originals, strict=True):
+            setattr(owner, name, original)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole detectors in ONNX Runtime find what PyTorch finds, in any number of images of any size."""
+
+from argparse import Namespace
+
+import cv2
+import onnx
+import pytest
+import torch
+from common import InputError
+from lively import lively, mmdets_detections, pictures
+from test_export_onnx import CONFIGS, SLOW, export, refused
+from test_train_and_test import SMALL, toy, trained  # noqa: F401
+
+pytest.importorskip("onnxscript", reason="the ONNX tools, an optional requirement, are not installed")
+pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+
+from export_onnx import program_of, save
+from onnx_parts import part_of
+from onnx_verify import compare, runtime, verify
+
+SLOWLY = (
+    "mask-rcnn_r50_fpn",
+    "fcos_r50-caffe_fpn",
+    "atss_r50_fpn",
+    "faster-rcnn_r50_pafpn",
+    "faster-rcnn_r50_fpn",
+)
+EXPORTED = [
+    "retinanet_r50_fpn",
+    "rtmdet_s",
+    "yolox_s",
+    *(pytest.param(start, marks=SLOW) for start in SLOWLY),
+]
+
+
+def exported(detector, path, dynamic=True):
+    part = part_of(detector, "detector", [192, 224])
+    part.module.eval()
+    save(program_of(part, dynamic), part, path, 19)
+    return part
+
+
+@pytest.mark.parametrize("start", EXPORTED)
+def test_detections_of_any_batch_and_size(start, tmp_path, capsys):
+    path = tmp_path / "model.onnx"
+    part = exported(lively(start), path)
+    args = Namespace(shape=[192, 224], dynamic=True, verify=None, tolerance=1e-3, part="detector")
+    verify(path, part, args)
+    out = capsys.readouterr().out
+    assert "three images, smaller" in out and "verified: the largest error" in out
+    found = [row.split("│")[2].split() for row in out.splitlines() if row.startswith("│")]
+    assert all(int(wanted) > 50 for _, _, wanted in found)
+    model = onnx.load(path)
+    assert {node.domain for node in model.graph.node} == {""}  # standard operators alone
+    assert [i.name for i in model.graph.input] == ["image"]
+    assert tuple(o.name for o in model.graph.output) == part.module.outputs
+
+
+def test_the_files_detections_are_mmdets(tmp_path):
+    """Without a step in between: the whole of mmdet against the whole file."""
+    detector, images = lively("retinanet_r50_fpn"), pictures(2, 192, 224)
+    part = exported(detector, tmp_path / "model.onnx", dynamic=False)
+    run, _ = runtime(tmp_path / "model.onnx")
+    found = mmdets_detections(detector, images)
+    theirs = [torch.stack([p[name] for p in found]) for name in ("bboxes", "scores", "labels")]
+    result = compare(tmp_path / "model.onnx", part, "pictures", run((images,)), theirs)
+    assert result.wanted == result.found == 200
+    assert result.error < 1e-5
+
+
+def test_a_trained_model_on_an_image_and_on_another(trained, tmp_path):  # noqa: F811
+    """As a user does it: config, checkpoint, picture."""
+    image = next((trained.parent / "data/shapes/val2017").glob("*.png"))
+    black = tmp_path / "black.png"
+    cv2.imwrite(str(black), cv2.imread(str(image)) * 0)
+    options = ["--cfg-options", *SMALL[:2], "model.test_cfg.rcnn.score_thr=0.0"]
+    shapes = CONFIGS / "mask-rcnn_r18_fpn-carafe_shapes.py"
+    out = export(
+        shapes,
+        tmp_path,
+        *("--part", "detector", "--dynamic", "--verify", image, black),
+        *options,
+        checkpoint=[trained / "epoch_1.pth"],
+    )
+    assert "verified: the largest error" in out
+    assert sum(line.startswith("│") for line in out.splitlines()) == 5
+
+
+def test_it_says_when_nothing_was_compared(tmp_path, capsys):
+    path = tmp_path / "model.pt2"  # the quickest to write
+    part = exported(lively("fcos_r50-caffe_fpn", score_thr=1.0), path, dynamic=False)
+    args = Namespace(shape=[192, 224], dynamic=False, verify=[], tolerance=1e-3, part="detector")
+    verify(path, part, args)
+    out = capsys.readouterr().out
+    assert "0 of 0" in out and "nothing was compared" in out and "verified" not in out
+
+
+@pytest.mark.parametrize("wrong", ["score", "box", "label", "missing", "extra", "mask"])
+def test_a_wrong_detection_is_found(wrong, tmp_path):
+    boxes = torch.rand(1, 20, 4).sort(-1).values * 100
+    theirs = [boxes, torch.rand(1, 20) / 2 + 0.5, torch.randint(9, (1, 20)), torch.rand(1, 20, 28, 28)]
+    order = torch.randperm(20)
+    ours = [t[:, order].clone() for t in theirs]
+    part = Namespace(outputs=("boxes", "scores", "labels", "masks"))
+    assert compare(tmp_path, part, "x", ours, theirs) == (0.0, 20, 20)
+    if wrong == "mask":
+        ours[3][0, 3, 5, 5] += 0.25
+        assert compare(tmp_path, part, "x", ours, theirs).error == pytest.approx(0.25)
+        return
+    if wrong == "extra":
+        theirs[1][0, 3] = 0
+    elif wrong == "missing":
+        ours[1][0, 3] = 0
+    else:
+        ours[["box", "score", "label"].index(wrong)][0, 3] += 5 if wrong == "box" else 1
+    with pytest.raises(InputError, match="finds 19 of 20 detections"):
+        compare(tmp_path, part, "x", ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("rtmdet-ins_s_carafe_8xb32-300e_coco", "RTMDetInsSepBNHead are selected in a way of its own"),
+        ("cascade-mask-rcnn_r50_fpn-carafe_1x_coco", "not RPNHead and CascadeRoIHead; try --part raw"),
+    ],
+)
+def test_a_detector_that_is_not_exported_is_named(name, match, tmp_path):
+    refused("export_onnx.py", CONFIGS / f"{name}.py", "--shape", 192, 192, cwd=tmp_path, match=match)
