@@ -148,7 +148,7 @@ install_package() {
         && (cd / && "$VENV/bin/python" -c "import mmcv.ops, mmdet, mmcarafe.models")
 }
 
-fingerprint=$(cat requirements/*.txt setup.py pyproject.toml mmcarafe/ops/csrc/* tools/setup_env.sh | cksum | tr -d ' ')-$PWD
+fingerprint=$(cat requirements/{torch,torchvision,runtime,openmmlab,tests}.txt setup.py pyproject.toml mmcarafe/ops/csrc/* tools/setup_env.sh | cksum | tr -d ' ')-$PWD
 if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$fingerprint" ]; then exit 0; fi
 
 exec 9>.setup.lock
