@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Importing this registers everything with mmdet: ``custom_imports=dict(imports=["mmcarafe.models"])``."""
 
+import mmcarafe.visualization  # noqa: F401  registers the hook
 from mmcarafe.layers import CARAFE
 
 from .checkpoint import allow_mmengine_types

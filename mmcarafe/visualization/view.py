@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a detector on one image and finds where its CARAFE modules' maps lie in it."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from math import ceil, floor
+
+import numpy as np
+import torch
+from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
+from mmdet.structures import DetDataSample
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from torch import Tensor, nn
+
+from mmcarafe.layers import Reassembly, entropy, record, trace
+from mmcarafe.ops import carafe
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A chain of reassemblies, and where its maps lie in the image.
+
+    Positions are (x, y) in pixels of the image as it went into the network; the first pixel reaches from
+    0 to 1. A level is a place in the chain, 0 the finest.
+    """
+
+    name: str
+    """Of the part of the model."""
+    image: np.ndarray
+    """uint8 [H, W, 3], RGB, as the test pipeline resized it, without padding."""
+    calls: list[Reassembly]
+    """The chain, finest first."""
+    index: int
+    """Of the image, or the RoI, in the batch."""
+    box: tuple[float, float, float, float]
+    """Left, top, right and bottom of the finest output: a RoI's, or the padded image's."""
+    scale_factor: tuple[float, float]
+    """Horizontal and vertical: how many times larger ``image`` is than the original."""
+    is_roi: bool
+    """Whether the maps are those of a RoI."""
+
+    def step(self, level: int) -> tuple[float, float]:
+        """Width and height of a cell of the map that a level takes; level -1: of the finest output."""
+        rows, columns = self.calls[0].kernels.shape[2:]
+        times = 1
+        for call in self.calls[: level + 1]:
+            times *= call.scale
+        left, top, right, bottom = self.box
+        return (right - left) / columns * times, (bottom - top) / rows * times
+
+    def pixel(self, x: float, y: float, level: int = -1) -> tuple[int, int]:
+        """Row and column of the cell of a map in which a position is."""
+        dx, dy = self.step(level)
+        return int((y - self.box[1]) // dy), int((x - self.box[0]) // dx)
+
+    def cell(self, row: int, column: int, level: int = -1) -> tuple[float, float, float, float]:
+        """Left, top, width and height of a cell of a map."""
+        dx, dy = self.step(level)
+        return self.box[0] + column * dx, self.box[1] + row * dy, dx, dy
+
+    def cells(self, area: tuple[float, float, float, float], level: int = -1) -> tuple[slice, slice]:
+        """Rows and columns of a map that are in an area, given by left, top, right and bottom."""
+        (dx, dy), (left, top, _, _) = self.step(level), self.box
+        rows = slice(max(0, floor((area[1] - top) / dy)), max(1, ceil((area[3] - top) / dy)))
+        return rows, slice(max(0, floor((area[0] - left) / dx)), max(1, ceil((area[2] - left) / dx)))
+
+    def extent(self, shape: tuple[int, int], level: int = -1) -> tuple[float, float, float, float]:
+        """Left, right, bottom and top of a map, as matplotlib's imshow takes them."""
+        left, top, dx, dy = self.cell(0, 0, level)
+        return left, left + shape[1] * dx, top + shape[0] * dy, top
+
+    def at(self, level: int) -> "View":
+        """The view of the rest of the chain, from a level on."""
+        rows, columns = self.calls[level].kernels.shape[2:]
+        left, right, bottom, top = self.extent((rows, columns), level - 1)
+        name = self.calls[level].name
+        return replace(self, name=name, calls=self.calls[level:], box=(left, top, right, bottom))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether there is something to draw: a training that diverged has kernels of NaN."""
+        return all(bool(t.isfinite().all()) for call in self.calls for t in (call.features, call.kernels))
+
+    @property
+    def inside(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of what the maps and the image have in common."""
+        height, width = self.image.shape[:2]
+        left, top, right, bottom = self.box
+        return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+
+    def kernels(self, x: float, y: float) -> list[np.ndarray]:
+        """The kernel [k, k] of each level at a position, a mean over groups."""
+        kernels = []
+        for level, call in enumerate(self.calls):
+            row, column = self.pixel(x, y, level - 1)
+            kernel = call.kernels[self.index, :, row, column].float()
+            kernels.append(kernel.view(call.groups, call.kernel_size, -1).mean(0).cpu().numpy())
+        return kernels
+
+    def weights(self, x: float, y: float) -> list[np.ndarray]:
+        """What the finest output at a position was assembled from, [H, W] of each level, mean over groups."""
+        weights = trace(self.calls[0], *self.pixel(x, y), self.index)
+        return [weight.float().mean(0).cpu().numpy() for weight in weights]
+
+    def entropy(self, level: int) -> np.ndarray:
+        """Entropy of a level's kernels, [s*H, s*W] in 0..1, mean over groups."""
+        call = self.calls[level]
+        kernels = call.kernels[self.index : self.index + 1]
+        return entropy(kernels, call.groups)[0].mean(0).cpu().numpy()
+
+    def mean_entropy(self) -> np.ndarray:
+        """At each pixel of the finest output the mean entropy of all levels' kernels there, [s*H, s*W]."""
+        return np.mean([self.at_finest(self.entropy(i), i - 1) for i in range(len(self.calls))], axis=0)
+
+    def kept(self) -> np.ndarray:
+        """Share of each pixel of the finest output that comes from the coarsest map, not past borders."""
+        share = torch.ones_like(self.calls[-1].features[self.index : self.index + 1, :1])
+        for call in reversed(self.calls):
+            share = share[:, :, : call.features.shape[2], : call.features.shape[3]].expand(
+                -1, call.groups, -1, -1
+            )
+            kernels = call.kernels[self.index : self.index + 1]
+            share = carafe(share, kernels, call.kernel_size, call.groups, call.scale).mean(1, keepdim=True)
+        return share[0, 0].float().cpu().numpy()
+
+    def at_finest(self, values: np.ndarray, level: int) -> np.ndarray:
+        """A map of a level, repeated to the pixels of the finest output."""
+        rows, columns = self.calls[0].kernels.shape[2:]
+        times = round(self.step(level)[0] / self.step(-1)[0])
+        return values.repeat(times, 0).repeat(times, 1)[:rows, :columns]
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """While active, the model evaluates; then modes and random numbers are as they were."""
+    modes = {module: module.training for module in model.modules()}
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        for module, training in modes.items():
+            module.training = training
+
+
+def load_image(cfg: Config, path: str) -> tuple[Tensor, DetDataSample]:
+    """What the test pipeline of a config makes of an image file: the arguments of :func:`look`."""
+    steps = [step for step in get_test_pipeline_cfg(cfg.copy()) if "Annotations" not in step["type"]]
+    item = Compose(steps)(dict(img_path=path, img_id=0))
+    return item["inputs"], item["data_samples"]
+
+
+def look(model: nn.Module, inputs: Tensor, sample: DetDataSample) -> list[View]:
+    """Run a detector on an image and return a view of each chain of its CARAFE modules, in call order.
+
+    The model's mode and torch's random numbers are left as they were. Where the maps are those of RoIs, the
+    view is of the first, which has the highest score. Modules that are not run have no view: mask heads
+    where nothing is found.
+
+    Args:
+        model (nn.Module): a detector of mmdet's.
+        inputs (Tensor[3, H, W]): BGR pixels in 0..255, as a test pipeline gives them.
+        sample (DetDataSample): what the pipeline says of the image.
+    """
+    rois: list[tuple[int, Tensor, torch.Size]] = []
+    with undisturbed(model), record(model) as calls, ExitStack() as stack:
+
+        def keep(module, args, kwargs, output):
+            given = kwargs["rois"] if "rois" in kwargs else args[1]
+            rois.append((len(calls), given, output.shape))
+
+        for module in model.modules():
+            if isinstance(module, BaseRoIExtractor):
+                stack.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
+        (result,) = model.test_step(dict(inputs=[inputs], data_samples=[sample]))
+    sources = [call.source for call in calls]
+    lasts = [(i, call) for i, call in enumerate(calls) if call not in sources and len(call.features)]
+    components = Counter(_component(call) for _, call in lasts)
+    scale_factor = tuple(sample.metainfo.get("scale_factor", (1.0, 1.0)))[:2]
+    height, width = sample.metainfo.get("ori_shape", inputs.shape[1:])[:2]
+    # some pipelines pad at the right and the bottom
+    pixels = inputs[:, : round(height * scale_factor[1]), : round(width * scale_factor[0])]
+    image = pixels.permute(1, 2, 0).flip(2).clamp(0, 255).byte().cpu().numpy()
+    views = []
+    for i, call in lasts:
+        name = _component(call) if components[_component(call)] == 1 else call.name
+        roi = _roi_box(i, call, rois)
+        box = roi or _map_box(call, result.metainfo["batch_input_shape"])
+        views.append(View(name, image, call.chain(), 0, box, scale_factor, roi is not None))
+    return views
+
+
+def select(views: list[View], module: str | None) -> list[View]:
+    """The views of a part of the model, or the chain that ends at a module; all of them for None."""
+    if module is None:
+        return views
+    found = [view for view in views if f"{view.name}.".startswith(f"{module}.")]
+    return found or [
+        view.at(level) for view in views for level, call in enumerate(view.calls) if call.name == module
+    ]
+
+
+def _component(call: Reassembly) -> str:
+    """The part of the model that has the module."""
+    return call.name.rpartition(".")[0].removesuffix(".upsample_modules") or call.name
+
+
+def _roi_box(order: int, call: Reassembly, rois: list[tuple[int, Tensor, torch.Size]]) -> tuple | None:
+    """The box of the first RoI, if the input is a map of the RoIs last taken out before the call."""
+    before = [(boxes, shape) for count, boxes, shape in rois if count <= order]
+    if not before:
+        return None
+    boxes, shape = before[-1]
+    same = (shape[0], *shape[2:]) == (len(call.features), *call.features.shape[2:])
+    return tuple(boxes[0, 1:].tolist()) if same else None
+
+
+def _map_box(call: Reassembly, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The area of the finest output over an input of ``size``; an uncropped odd map reaches over its edge."""
+    rows, columns = call.kernels.shape[2:]
+    stride = max(1, round(max(size) / max(rows, columns)))
+    return 0, 0, stride * columns, stride * rows

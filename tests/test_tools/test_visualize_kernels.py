@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tool draws what CARAFE does with an image, and names the user's mistakes in one sentence."""
+
+import cv2
+import pytest
+from test_train_and_test import CONFIG, SMALL, TWIN, refused, tool, toy, trained  # noqa: F401
+
+PICTURES = {"trace.png", "kernels.png", "entropy.png", "features.png"}
+# the toy detector finds nothing well, so that any score counts
+ANY = ["--cfg-options", *SMALL[:2], "model.test_cfg.rcnn.score_thr=0.0"]
+
+
+@pytest.fixture
+def given(trained, toy):  # noqa: F811
+    """Config, checkpoint and image."""
+    return CONFIG, trained / "epoch_1.pth", next((toy / "data/shapes/val2017").iterdir())
+
+
+def pictures(folder) -> set[str]:
+    assert all(cv2.imread(str(path)).std() > 20 for path in folder.iterdir())
+    return {path.name for path in folder.iterdir()}
+
+
+def test_pictures_of_every_part(given, tmp_path):
+    said = tool("visualize_kernels.py", *given, "--out", "out", *ANY, cwd=tmp_path).stdout
+    assert "neck: 3 levels, 4 points" in said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"neck", "roi_head.mask_head"}
+    for part in ("neck", "roi_head.mask_head"):
+        assert pictures(tmp_path / "out" / part) == PICTURES
+
+
+def test_chosen_points_module_and_size(given, tmp_path):
+    options = ("--points", 40, 60, 100, 20, "--module", "neck.upsample_modules.1", "--dpi", 60)
+    said = tool("visualize_kernels.py", *given, "--out", "out", *options, *ANY, cwd=tmp_path).stdout
+    assert "neck.upsample_modules.1: 2 levels, 2 points" in said
+    small = tmp_path / "out/neck.upsample_modules.1"
+    assert pictures(small) == PICTURES
+    assert cv2.imread(str(small / "trace.png")).shape[1] == pytest.approx(60 * 2.9 * 3, abs=1)
+
+
+def test_what_did_not_run_is_said(given, tmp_path):
+    options = [*ANY[:-1], "model.test_cfg.rcnn.score_thr=1.1"]
+    said = tool("visualize_kernels.py", *given, "--out", "out", *options, cwd=tmp_path).stdout
+    assert "roi_head.mask_head.upsample: left out, it did not run" in said
+
+
+def test_a_mistake_is_named(given, tmp_path):
+    config, checkpoint, image = given
+    (tmp_path / "text.png").write_text("no image")
+    small = ("--cfg-options", *SMALL[:2])
+    for args, match in (
+        (("gone.py", checkpoint, image), "config gone.py does not exist"),
+        ((TWIN, checkpoint, image, *small), "builds no CARAFE module"),
+        ((config, "gone.pth", image, *small), "checkpoint gone.pth does not exist"),
+        ((config, checkpoint, image), "was made by another architecture"),
+        ((config, checkpoint, "gone.png", *small), "image gone.png does not exist"),
+        ((config, checkpoint, "text.png", *small), "text.png cannot be read"),
+        ((*given, "--points", 500, 3, *small), "point 500 3 is outside the image, which is 160 x 160 pixels"),
+        ((*given, "--points", 5, 3, 7, *small), "expected pairs of x and y, got 3 numbers"),
+        ((*given, "--module", "nek", *small), "got 'nek'"),
+    ):
+        refused("visualize_kernels.py", *args, "--out", "out", cwd=tmp_path, match=match)
+        assert not (tmp_path / "out").exists()
