@@ -3,6 +3,8 @@
 # Shared by quickstart.sh and run_tests.sh; safe to run again: finished work is kept, an interrupted step is redone.
 #
 #   PYTHON          interpreter to use (default: the first of python3, python3.11, python3.12, python3.10 that fits)
+#   TORCH           another version of torch than the pinned one
+#   STACK           openmmlab (default) or onedl, the maintained forks
 #   MMCARAFE_CACHE  where the built mmcv wheel is kept (default: ~/.cache/mmcarafe)
 #   MIN_DISK_GB     free space asked for (default 8: torch's CUDA build; 4 is enough for a CPU build)
 set -euo pipefail
@@ -135,6 +137,7 @@ print('$MMCV_PIN-torch{}-cp{}{}-{}-$kind'.format(torch.__version__, *sys.version
 
 install_torch() {
     pip_install -r requirements/torch.txt || return
+    if [ -n "${TORCH:-}" ]; then pip_install "torch==$TORCH"; return; fi  # its torchvision is anyone's guess
     # torchvision fetches ImageNet weights for COCO training; its wheels fit the registry's own torch
     # builds only, which on x86-64 are the CUDA ones.
     if "$VENV/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
@@ -143,12 +146,16 @@ install_torch() {
 }
 
 install_package() {
-    pip_install --no-deps -r <(grep -v '^mmcv' requirements/openmmlab.txt) \
+    pip_install --no-deps -r <(grep -v "^$MMCV_PIN" "$STACK_PINS") \
         && pip_install --no-deps --no-build-isolation -e . \
         && (cd / && "$VENV/bin/python" -c "import mmcv.ops, mmdet, mmcarafe.models")
 }
 
-fingerprint=$(cat requirements/{torch,torchvision,runtime,openmmlab,tests}.txt setup.py pyproject.toml mmcarafe/ops/csrc/* tools/setup_env.sh | cksum | tr -d ' ')-$PWD
+STACK_PINS=requirements/${STACK:-openmmlab}.txt
+[ -f "$STACK_PINS" ] || fail "STACK=$STACK is none of openmmlab, onedl"
+MMCV_PIN=$(grep -E '^(onedl-)?mmcv==' "$STACK_PINS")
+fingerprint=$({ cat requirements/{torch,torchvision,runtime,tests}.txt "$STACK_PINS" setup.py pyproject.toml mmcarafe/ops/csrc/* \
+    tools/setup_env.sh; echo "${TORCH:-}"; } | cksum | tr -d ' ')-$PWD
 if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$fingerprint" ]; then exit 0; fi
 
 exec 9>.setup.lock
@@ -157,7 +164,6 @@ if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$fingerprint" ]; then exit 0; fi
 
 python=$(find_python)
 check_machine "$python"
-MMCV_PIN=$(grep '^mmcv==' requirements/openmmlab.txt)
 
 echo "setup: making $VENV with $("$python" --version), $(nproc) cores; 4 to 6 minutes on 2 cores, most of it compiling mmcv"
 mkdir -p "$VENV"; rm -f "$STAMP"
