@@ -136,8 +136,8 @@ print('$MMCV_PIN-torch{}-cp{}{}-{}-$kind'.format(torch.__version__, *sys.version
 }
 
 install_torch() {
-    pip_install -r requirements/torch.txt || return
-    if [ -n "${TORCH:-}" ]; then pip_install "torch==$TORCH"; return; fi  # its torchvision is anyone's guess
+    pip_install -r <(sed "s/^torch==.*/torch==${TORCH:-$TORCH_PIN}/" requirements/torch.txt) || return
+    if [ -n "${TORCH:-}" ]; then return; fi  # torchvision's pin goes with torch's
     # torchvision fetches ImageNet weights for COCO training; its wheels fit the registry's own torch
     # builds only, which on x86-64 are the CUDA ones.
     if "$VENV/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
@@ -153,6 +153,7 @@ install_package() {
 
 STACK_PINS=requirements/${STACK:-openmmlab}.txt
 [ -f "$STACK_PINS" ] || fail "STACK=$STACK is none of openmmlab, onedl"
+TORCH_PIN=$(sed -n 's/^torch==//p' requirements/torch.txt)
 MMCV_PIN=$(grep -E '^(onedl-)?mmcv==' "$STACK_PINS")
 fingerprint=$({ cat requirements/{torch,torchvision,runtime,tests}.txt "$STACK_PINS" setup.py pyproject.toml mmcarafe/ops/csrc/* \
     tools/setup_env.sh; echo "${TORCH:-}"; } | cksum | tr -d ' ')-$PWD
