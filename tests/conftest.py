@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 if not torch.cuda.is_available():
     # read when Triton is imported: its kernels then run on CPU tensors, in Python
@@ -20,6 +21,11 @@ if not torch.cuda.is_available():
 from samples import loop
 
 from mmcarafe.ops import use_cpu_implementation
+
+# For tests that state no number of examples of their own; --hypothesis-profile=long asks for the other.
+settings.register_profile("short", max_examples=30)
+settings.register_profile("long", max_examples=1300)
+settings.load_profile("short")
 
 
 def pytest_configure(config):

@@ -91,10 +91,19 @@ def _check(features: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> 
             f"masks: expected shape {expected} for features {tuple(features.shape)} with kernel_size={k}, "
             f"group_size={groups}, scale_factor={scale}, got {tuple(masks.shape)}"
         )
+    # not while tracing, where sizes may be symbols: the bound would become a condition on them
+    if not torch.compiler.is_compiling():
+        _check_size(N, C, scale * H, scale * W, features.element_size())
     if features.device != masks.device:
         raise ValueError(f"masks: expected the features' device {features.device}, got {masks.device}")
     if features.dtype != masks.dtype and not torch.is_autocast_enabled(features.device.type):
         raise TypeError(f"masks: expected the features' dtype {features.dtype}, got {masks.dtype}")
+
+
+def _check_size(N: int, C: int, H: int, W: int, element_size: int) -> None:
+    # as torch computes strides, in which an empty dimension counts as one
+    if prod(max(1, size) for size in (N, C, H, W)) * element_size > 2**63 - 1:
+        raise ValueError(f"output: expected at most 2**63 - 1 bytes, got shape {(N, C, H, W)}")
 
 
 def _default_kernel(function: Callable) -> Callable:

@@ -44,7 +44,8 @@ def cpu_implementations() -> list[str]:
 def use_cpu_implementation(name: str) -> Iterator[None]:
     """Run the operator on CPU tensors with one implementation, for tests and comparisons.
 
-    Affects all threads.
+    Affects all threads, so none but the caller may be running the operator at the beginning and at the end:
+    torch's table of kernels is changed, which is not safe while it is read.
 
     Args:
         name (str): one of :func:`cpu_implementations`.

@@ -84,6 +84,13 @@ void run(Op op, const Sizes& z, const Tensor& first, const Tensor& second, Tenso
                    });
 }
 
+// Of wrong arguments: a product that wrapped around could fit a small tensor, and its factors would leave it.
+int64_t product(int64_t a, int64_t b) {
+  int64_t c;
+  TORCH_CHECK_VALUE(!__builtin_mul_overflow(a, b, &c), "mmcarafe: a size does not fit 64 bits");
+  return c;
+}
+
 // What protects memory; messages for users are made in Python.
 void check(const Tensor& small, const Tensor& large, const Tensor& masks, int64_t k, int64_t G, int64_t s) {
   TORCH_CHECK_VALUE(k > 0 && k % 2 == 1 && G > 0 && s > 0 && small.dim() == 4 && large.dim() == 4 &&
@@ -91,8 +98,8 @@ void check(const Tensor& small, const Tensor& large, const Tensor& masks, int64_
                     "mmcarafe: arguments do not fit each other");
   TORCH_CHECK_TYPE(small.scalar_type() == masks.scalar_type() && large.scalar_type() == masks.scalar_type(),
                    "mmcarafe: tensors of one dtype expected");
-  TORCH_CHECK_VALUE(masks.size(0) == small.size(0) && masks.size(1) == G * k * k &&
-                        masks.size(2) == s * small.size(2) && masks.size(3) == s * small.size(3) &&
+  TORCH_CHECK_VALUE(masks.size(0) == small.size(0) && masks.size(1) == product(G, product(k, k)) &&
+                        masks.size(2) == product(s, small.size(2)) && masks.size(3) == product(s, small.size(3)) &&
                         large.size(0) == small.size(0) && large.size(1) == small.size(1) &&
                         large.size(2) == masks.size(2) && large.size(3) == masks.size(3),
                     "mmcarafe: sizes do not fit each other");
@@ -139,8 +146,8 @@ Tensor empty_like(const Tensor& t, at::IntArrayRef sizes) {
 }
 
 Tensor carafe(const Tensor& features, const Tensor& masks, int64_t k, int64_t G, int64_t s) {
-  Tensor out =
-      empty_like(features, {features.size(0), features.size(1), s * features.size(2), s * features.size(3)});
+  Tensor out = empty_like(features, {features.size(0), features.size(1), product(s, features.size(2)),
+                                     product(s, features.size(3))});
   check(features, out, masks, k, G, s);
   run(Op::forward, sizes_of(features, k, G, s), features, masks, out);
   return out;
@@ -155,7 +162,7 @@ Tensor carafe_grad_features(const Tensor& grad, const Tensor& masks, int64_t k, 
 }
 
 Tensor carafe_grad_masks(const Tensor& grad, const Tensor& features, int64_t k, int64_t G, int64_t s) {
-  Tensor out = empty_like(grad, {grad.size(0), G * k * k, grad.size(2), grad.size(3)});
+  Tensor out = empty_like(grad, {grad.size(0), product(G, product(k, k)), grad.size(2), grad.size(3)});
   check(features, grad, out, k, G, s);
   if (features.size(1) == 0) out.zero_();
   run(Op::grad_masks, sizes_of(features, k, G, s), grad, features, out);
