@@ -2,10 +2,12 @@
 """What train.py and test.py share: mmdet's options, and one sentence for each likely mistake."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -21,6 +23,18 @@ from torch import Tensor, nn
 
 import mmcarafe.models  # noqa: F401  the allow-list for checkpoints, whichever config is run
 from mmcarafe.layers import UpsampleConfigError
+from mmcarafe.models.checkpoint import DAMAGED, CheckpointError, read_checkpoint
+from mmcarafe.models.loading import ImageError
+from mmcarafe.models.resume import CheckpointWriteError
+
+# whatever loads a file in a tool, mmengine and mmdet included, reads data only: torch before 2.6 needs to be
+# told, and a variable that is widely recommended for later ones turns it off
+os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+# seconds for which processes on CPUs wait for one that is silent: longer than a COCO evaluation, in which all
+# wait for the first; torch's own default is half an hour
+GLOO_TIMEOUT = 600
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InputError(ValueError):
@@ -86,7 +100,7 @@ def build_detector(cfg: Config) -> nn.Module:
 def check_data(cfg: Config, *splits: str) -> None:
     """Raise InputError unless what the data sets and metrics of the splits (train, val, test) read exists."""
     for split in splits:
-        for dataset in _datasets((cfg.get(f"{split}_dataloader") or {}).get("dataset")):
+        for dataset in innermost_datasets((cfg.get(f"{split}_dataloader") or {}).get("dataset")):
             root = Path(dataset.get("data_root") or "")
             for part in (dataset.get("ann_file"), *(dataset.get("data_prefix") or {}).values()):
                 if part:
@@ -103,17 +117,17 @@ def _require(path: Path, setting: str, root: str = "") -> None:
         raise InputError(f"{path} does not exist; {where}, or change {setting} with --cfg-options")
 
 
-def _datasets(dataset: dict | None) -> list[dict]:
+def innermost_datasets(dataset: dict | None) -> list[dict]:
     """The innermost data sets of wrappers such as RepeatDataset or ConcatDataset."""
     if dataset is None:
         return []
     if "datasets" in dataset:
-        return [inner for part in dataset["datasets"] for inner in _datasets(part)]
-    return _datasets(dataset["dataset"]) if "dataset" in dataset else [dataset]
+        return [inner for part in dataset["datasets"] for inner in innermost_datasets(part)]
+    return innermost_datasets(dataset["dataset"]) if "dataset" in dataset else [dataset]
 
 
 def check_checkpoint(model: nn.Module, path: str) -> None:
-    """Raise InputError unless the checkpoint holds exactly the model's parameters and buffers."""
+    """Raise InputError unless the checkpoint holds exactly the model's parameters and buffers, all finite."""
     _, theirs = read_state_dict(path)
     ours = unwrap(model).state_dict()
     missing = [key for key in ours if key not in theirs]
@@ -133,21 +147,46 @@ def check_checkpoint(model: nn.Module, path: str) -> None:
             f"checkpoint {path} was made by another architecture than this config builds: "
             f"{', '.join(problems)}; use the config it was trained with"
         )
+    check_finite(path, theirs)
+
+
+def check_finite(path: str, state: dict[str, Tensor]) -> None:
+    """Raise InputError where a parameter or buffer holds NaN or infinity."""
+    broken = [key for key, value in state.items() if not value.isfinite().all()]
+    if broken:
+        raise InputError(
+            f"checkpoint {path} holds NaN or infinity in {len(broken)} parameters (first: {broken[0]}): the "
+            "training diverged or the file is damaged; use an earlier checkpoint"
+        )
 
 
 def read_state_dict(path: str) -> tuple[dict, dict[str, Tensor]]:
     """A checkpoint, and the state dict that it is or holds; InputError where there is none."""
-    if "://" not in path and not Path(path).is_file():
+    local = "://" not in path
+    if local and not Path(path).is_file():
         raise InputError(f"checkpoint {path} does not exist")
     try:
-        checkpoint = _load_checkpoint(path, map_location="cpu")
-    except (UnpicklingError, EOFError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise InputError(f"checkpoint {path} cannot be read as weights ({reason})") from error
+        checkpoint = read_checkpoint(path) if local else _load_checkpoint(path, map_location="cpu")
+    except (CheckpointError, UnpicklingError) as error:
+        raise InputError(f"checkpoint {path} cannot be read as weights: {error}") from error
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and _is_plain(value) for key, value in state.items()
+    ):
         raise InputError(f"checkpoint {path} holds no state dict (parameters by name)")
+    storages = (value.untyped_storage() for value in state.values())
+    declared = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    if local and declared > Path(path).stat().st_size:
+        raise InputError(
+            f"checkpoint {path} declares {declared} bytes of parameters, more than the file holds; {DAMAGED}"
+        )
     return checkpoint, state
+
+
+def _is_plain(value: object) -> bool:
+    """A dense tensor on the CPU that is no larger than its data, as all that mmengine saves of a model."""
+    dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
+    return dense and value.device.type == "cpu" and value.nbytes <= value.untyped_storage().nbytes()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -161,7 +200,8 @@ def build_runner(cfg: Config) -> Runner:
     """mmengine's runner, or the class the config names; several processes work on CPUs too."""
     if cfg.launcher == "pytorch" and get_device() == "cpu":
         # mmengine would select a CUDA device for each process
-        torch.distributed.init_process_group("gloo")
+        seconds = cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout", GLOO_TIMEOUT)
+        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=seconds))
         cfg.model_wrapper_cfg = dict(
             type="MMDistributedDataParallel",
             device_ids=None,
@@ -172,7 +212,7 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool; mistakes in its input end in one sentence and exit status 2."""
+    """Run a tool; mistakes in its input, and a full disk, end in one sentence and exit status 1."""
     try:
         main()
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -186,6 +226,15 @@ def run(main: Callable[[], None]) -> None:
         # mmengine puts "class `FPN` in mmcarafe/models/necks.py: " before what a constructor raised
         sentence = str(error).rsplit(".py: ", 1)[-1]
         sys.exit(f"{Path(sys.argv[0]).name}: {sentence}")
+    except ImageError as error:
+        # what a data worker raises arrives with the worker's trace
+        sys.exit(f"{Path(sys.argv[0]).name}: {str(error).strip().rsplit('ImageError: ', 1)[-1]}")
+    except OSError as error:
+        if not isinstance(error, CheckpointWriteError) and error.errno not in DISK_FULL:
+            raise
+        file = f"{error.filename}: " if error.filename else ""
+        advice = "" if isinstance(error, CheckpointWriteError) else "; make room and start again"
+        sys.exit(f"{Path(sys.argv[0]).name}: {file}{error.strerror}{advice}")
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # gloo's threads must be joined: one that outlives the interpreter aborts the process

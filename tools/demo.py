@@ -18,7 +18,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from common import InputError, check_checkpoint, read_config, run
+from common import InputError, check_checkpoint, read_config, read_state_dict, run
+from mmcv import imread
 from mmdet.apis import DetInferencer
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import encode_mask_results
@@ -67,9 +68,12 @@ def find_images(given: str) -> list[Path]:
 
 
 def read_images(paths: list[Path], skipped: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and BGR pixels of each image; those that cannot be read are noted."""
+    """Name and BGR pixels of each image, read as in training; those that cannot be read are noted."""
     for path in paths:
-        image = cv2.imread(str(path))
+        try:
+            image = imread(str(path))
+        except cv2.error:  # no bytes, or too many pixels
+            image = None
         if image is None:
             skipped.append(str(path))
         else:
@@ -222,8 +226,7 @@ def build_inferencer(args: argparse.Namespace) -> DetInferencer:
     """mmdet's inferencer with weights that fit."""
     cfg = read_config(args.config)
     cfg.model.backbone.init_cfg = None
-    if not Path(args.checkpoint).is_file():
-        raise InputError(f"checkpoint {args.checkpoint} does not exist")
+    read_state_dict(args.checkpoint)  # refuses what is no plain data, before mmdet reads it
     inferencer = DetInferencer(cfg, args.checkpoint, device=args.device, show_progress=False)
     check_checkpoint(inferencer.model, args.checkpoint)
     return inferencer

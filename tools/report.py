@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import matplotlib
 import numpy as np
-from common import InputError, check_data, load_config, run
+from common import InputError, check_data, load_config, read_state_dict, run
 from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import DATASETS
 from mmengine.config import Config
@@ -51,6 +51,7 @@ def outline(axis, mask: np.ndarray, color: np.ndarray) -> None:
 
 def draw(cfg: Config, checkpoint: str, path: Path, images: int, score_thr: float) -> None:
     """Write a PNG: ground truth above, predictions below, one column an image."""
+    read_state_dict(checkpoint)  # refuses what is no plain data, before mmdet reads it
     model = init_detector(cfg, checkpoint, device="cpu")
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     classes = dataset.metainfo["classes"]

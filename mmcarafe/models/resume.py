@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training that survives being killed: two hooks of mmengine, registered with mmdet under mmengine's names.
+
+mmengine writes a checkpoint straight to its final name, removes the old one before the new one is there, and
+does not store the state of the random number generators; ``docs/resume.md`` says what holds with these hooks.
+"""
+
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmdet.registry import HOOKS
+from mmengine import hooks
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
+from mmengine.fileio import LocalBackend, get_file_backend, register_backend
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+
+PARTIAL = ".partial"
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint could not be written, for example because the disk is full."""
+
+
+@register_backend("mmcarafe_local")
+class WholeFileBackend(LocalBackend):
+    """Local files that are whole or absent: written under another name, flushed to the disk, then renamed."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes to a file.
+
+        Args:
+            obj (bytes): what the file shall hold.
+            filepath (str | Path): the file; its folder is made where needed.
+
+        Raises:
+            CheckpointWriteError: the disk is full, or another reason of the operating system's. A file that
+                was there before is as it was.
+        """
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + PARTIAL)
+        try:
+            with open(unfinished, "wb") as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the new name is on the disk as well
+            finally:
+                os.close(folder)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            need, free = len(obj) / 2**20, shutil.disk_usage(path.parent).free / 2**20
+            raise CheckpointWriteError(
+                error.errno,
+                f"{path} could not be written ({error.strerror}): it needs {need:.1f} MiB and {free:.1f} MiB "
+                "are free; earlier checkpoints are whole, make room and go on with --resume",
+            ) from error
+
+
+def random_state() -> dict:
+    """The state of Python's, numpy's and torch's generators, of types that ``weights_only`` mode reads."""
+    name, keys, *rest = np.random.get_state()
+    state = dict(python=random.getstate(), numpy=(name, keys.tolist(), *rest), torch=torch.get_rng_state())
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict) -> None:
+    """Continue with the random numbers that followed :func:`random_state`."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+@HOOKS.register_module()
+class CheckpointHook(hooks.CheckpointHook):
+    """mmengine's CheckpointHook, with whole files and the random state of each process in them.
+
+    Arguments and file names are mmengine's. An outdated checkpoint (``max_keep_ckpts``, ``save_best``) is
+    removed once its successor is written, so that for this long there is one more. Validation leaves the
+    random numbers of training as they were: a run that is resumed does not repeat it.
+    """
+
+    _before_val: dict | None = None
+    _resumed: dict | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Choose how files are written, and go on with the random numbers of a resumed run."""
+        local = type(get_file_backend(self.out_dir or runner.work_dir, backend_args=self.backend_args))
+        if local is LocalBackend and self.file_client_args is None:
+            self.backend_args = dict(backend="mmcarafe_local")
+        super().before_train(runner)
+        if is_main_process() and isinstance(self.file_backend, WholeFileBackend):
+            for unfinished in Path(self.out_dir).glob(f"*.pth{PARTIAL}"):
+                runner.logger.warning(f"removing {unfinished}, which a run was killed while writing")
+                unfinished.unlink()
+        if runner.iter > 0:
+            self._continue(runner)
+
+    def _continue(self, runner: Runner) -> None:
+        loop, resumed = runner.train_loop, self._resumed or {}
+        if len(resumed.get("random", [])) != get_world_size():
+            runner.logger.warning(
+                "the checkpoint holds no random state for this number of processes: training goes on with "
+                "other random numbers than without the interruption"
+            )
+            return
+        if isinstance(loop, EpochBasedTrainLoop) and runner.iter % len(loop.dataloader):
+            runner.logger.warning("resumed in the middle of an epoch: mmengine begins this epoch anew")
+        for resize, size in zip(_resizers(runner), resumed["input_sizes"], strict=False):
+            resize._input_size = size
+        restore = partial(set_random_state, resumed["random"][get_rank()])
+        if isinstance(loop, IterBasedTrainLoop):
+            # it first skips the batches the run had seen, which can take random numbers
+            loop.dataloader_iterator = _call_after(loop.dataloader_iterator, runner.iter, restore)
+        else:
+            restore()
+
+    def before_val(self, runner: Runner) -> None:
+        """Keep the random state of training."""
+        self._before_val = random_state()
+
+    def after_val(self, runner: Runner) -> None:
+        """Go on with the random state of training."""
+        set_random_state(self._before_val)
+        self._before_val = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep a resumed run's state until training begins."""
+        self._resumed = checkpoint.get("meta", {}).get("mmcarafe")
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        # every process comes here, but only the first one calls the hooks for saving
+        states = all_gather_object(self._before_val or random_state())
+        sizes = [resize._input_size for resize in _resizers(runner)]
+        meta["mmcarafe"] = dict(random=states, input_sizes=sizes)
+        with self._outdated_removed_last(runner):
+            super()._save_checkpoint_with_step(runner, step, meta)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        with self._outdated_removed_last(runner):
+            super()._save_best_checkpoint(runner, metrics)
+
+    @contextmanager
+    def _outdated_removed_last(self, runner: Runner) -> Iterator[None]:
+        """Put off what mmengine removes until what it writes is there."""
+        outdated, remove = [], self.file_backend.remove
+        self.file_backend.remove = outdated.append
+        try:
+            yield
+        finally:
+            self.file_backend.remove = remove
+        written = [value for value in runner.message_hub.runtime_info.values() if isinstance(value, str)]
+        for path in outdated:
+            if path not in written:
+                remove(path)
+
+
+@HOOKS.register_module()
+class DistSamplerSeedHook(hooks.DistSamplerSeedHook):
+    """mmengine's DistSamplerSeedHook that seeds the data workers for each epoch as well.
+
+    In runs with a fixed seed (``randomness=dict(seed=0)``) workers are started anew for each epoch, also with
+    ``persistent_workers``, with seeds that depend on the run's seed, the epoch, the process and the worker:
+    a resumed run cannot otherwise know how far their random numbers were.
+    """
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Set the epoch's seeds."""
+        super().before_train_epoch(runner)
+        loop, loader = runner.train_loop, runner.train_loop.dataloader
+        fixed = runner._randomness_cfg.get("seed") is not None
+        if fixed and loader.num_workers and isinstance(loop, EpochBasedTrainLoop):
+            loader._iterator = None  # as mmdet's hooks do that switch the pipeline
+            if "seed" in getattr(loader.worker_init_fn, "keywords", {}):  # mmengine's, not the config's own
+                seed = runner.seed + runner.epoch * loader.num_workers * get_world_size()
+                loader.worker_init_fn = partial(loader.worker_init_fn, seed=seed)
+
+
+def _call_after(batches: Iterator, count: int, call: Callable[[], None]) -> Iterator:
+    """The same batches; ``call`` is called when ``count`` of them are taken and the next one is asked for."""
+    yield from islice(batches, count)
+    call()
+    yield from batches
+
+
+def _resizers(runner: Runner) -> list:
+    """mmdet's batch augmentations that keep a random size over iterations (YOLOX)."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    augments = getattr(getattr(model, "data_preprocessor", None), "batch_augments", None) or []
+    return [augment for augment in augments if hasattr(augment, "_input_size")]

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An image that cannot be read ends a run with its file and id."""
+
+import cv2
+import numpy as np
+import pytest
+from mmcv import transforms
+from mmdet.registry import TRANSFORMS
+
+from mmcarafe.models.loading import ImageError
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8))
+    return path
+
+
+def load(path, **options):
+    return TRANSFORMS.build(dict(type="LoadImageFromFile", **options))(dict(img_path=str(path), img_id=7))
+
+
+@pytest.mark.parametrize("options", [{}, dict(to_float32=True), dict(color_type="grayscale")])
+def test_a_sound_image_is_loaded_as_by_mmcv(image, options):
+    expected = transforms.LoadImageFromFile(**options)(dict(img_path=str(image), img_id=7))
+    actual = load(image, **options)
+    assert actual.keys() == expected.keys()
+    assert (actual["img"] == expected["img"]).all() and actual["img"].dtype == expected["img"].dtype
+
+
+BROKEN = dict(empty=b"", text=b"text", cut=0.5, missing=None)
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_broken_one_is_named(image, content):
+    whole = image.read_bytes()
+    image.unlink()
+    if content is not None:
+        image.write_bytes(whole[: len(whole) // 2] if content == 0.5 else content)
+    reason = {None: "it does not exist", b"": "empty"}.get(content, "it is cut off or no image")
+    with pytest.raises(ImageError, match=rf"image .*image\.png \(image id 7\) cannot be read: .*{reason}"):
+        load(image)
+    if not content:
+        assert load(image, ignore_empty=True) is None  # mmcv's option
+
+
+def test_inference_loads_arrays_as_before():
+    pixels = np.zeros((4, 5, 3), np.uint8)
+    step = TRANSFORMS.build(dict(type="mmdet.LoadImageFromNDArray"))
+    assert step(dict(img=pixels))["img_shape"] == (4, 5)
