@@ -151,6 +151,10 @@ install_package() {
         && (cd / && "$VENV/bin/python" -c "import mmcv.ops, mmdet, mmcarafe.models")
 }
 
+install_test_tools() {  # another torch has brought the Triton it goes with
+    pip_install -r <(grep -v "^${TORCH:+triton}==" requirements/tests.txt)
+}
+
 STACK_PINS=requirements/${STACK:-openmmlab}.txt
 [ -f "$STACK_PINS" ] || fail "STACK=$STACK is none of openmmlab, onedl"
 TORCH_PIN=$(sed -n 's/^torch==//p' requirements/torch.txt)
@@ -173,6 +177,6 @@ step 2 "torch" "30 s, more where it must be downloaded" install_torch
 step 3 "numpy, OpenCV, pycocotools and the like" "30 s" pip_install -r requirements/runtime.txt
 step 4 "mmcv with its compiled operators" "3 min on 2 cores; 15 s once built" install_mmcv
 step 5 "mmengine, mmdet and mmcarafe with its CPU kernels" "2 min" install_package
-step 6 "test tools, Triton among them" "15 s" pip_install -r requirements/tests.txt
+step 6 "test tools, Triton among them" "15 s" install_test_tools
 echo "$fingerprint" >"$STAMP"
 echo "setup: ready in $((SECONDS / 60)) min $((SECONDS % 60)) s"

@@ -37,7 +37,13 @@ def _(boxes, scores, iou_threshold, most):
     return torch.empty_like(scores)
 
 
-@torch.library.custom_op("mmcarafe::roi_align_levels", mutates_args=())
+# schemas with lists are written out: torch 2.6 cannot read them off the annotations
+@torch.library.custom_op(
+    "mmcarafe::roi_align_levels",
+    mutates_args=(),
+    schema="(Tensor[] maps, Tensor rois, Tensor levels, SymInt[] size, float[] scales, "
+    "SymInt sampling_ratio, bool aligned) -> Tensor",
+)
 def _roi_align_levels(
     maps: list[Tensor],
     rois: Tensor,
@@ -60,7 +66,12 @@ def _(maps, rois, levels, size, scales, sampling_ratio, aligned):
     return maps[0].new_empty(rois.shape[0], maps[0].shape[1], *size)
 
 
-@torch.library.custom_op("mmcarafe::deform_conv2d", mutates_args=())
+@torch.library.custom_op(
+    "mmcarafe::deform_conv2d",
+    mutates_args=(),
+    schema="(Tensor x, Tensor offset, Tensor weight, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+    "SymInt groups, SymInt deform_groups) -> Tensor",
+)
 def _deform_conv2d(
     x: Tensor,
     offset: Tensor,
