@@ -86,7 +86,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["mmcarafe", "mmcarafe.*"]),
     python_requires=">=3.10",
-    install_requires=["torch>=2.4"],
+    install_requires=["torch>=2.6"],
     package_data={"mmcarafe.ops": ["csrc/*"]},
     **cpu_kernels(),
     cmdclass={"build_py": WithConfigsAndTools, **({"build_ext": OptionalBuild} if CppExtension else {})},

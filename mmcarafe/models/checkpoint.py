@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.runner import checkpoint as mmengine_checkpoint
 
 # how torch.save starts a file: as a zip archive, and before torch 1.6 with a pickled number
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -94,6 +95,9 @@ def allow_mmengine_types() -> None:
         allowed += [(_scalar, f"{module}.scalar"), (_empty_array, f"{module}._reconstruct")]
     allowed += [np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
     torch.serialization.add_safe_globals(allowed)
+    if hasattr(mmengine_checkpoint, "get_torch_safe_globals"):
+        # onedl-mmengine's own list: the types themselves, which torch would take in place of the functions
+        mmengine_checkpoint.get_torch_safe_globals = list
 
 
 def read_checkpoint(path: str | Path) -> Any:
