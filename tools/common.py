@@ -60,6 +60,20 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Where to run: the first GPU, or the CPU where there is none."""
+
+    def device(name: str) -> str:
+        if name.startswith("cuda") and not torch.cuda.is_available():
+            raise argparse.ArgumentTypeError(
+                f"{name}: torch {torch.__version__} sees no CUDA device; try --device cpu"
+            )
+        return name
+
+    default = "cuda:0" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", type=device, default=default)
+
+
 def read_config(name: str, options: dict | None = None) -> Config:
     """The config in a file, or one of mmdet's by its name (mmdet::...), with --cfg-options applied."""
     if "::" in name:

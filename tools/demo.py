@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from common import InputError, check_checkpoint, read_config, read_state_dict, run
+from common import InputError, add_device_option, check_checkpoint, read_config, read_state_dict, run
 from mmcv import imread
 from mmdet.apis import DetInferencer
 from mmdet.structures import DetDataSample
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config")
     parser.add_argument("checkpoint")
     parser.add_argument("--out-dir", default="demo", help="folder for pictures or a video, and results.json")
-    parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
+    add_device_option(parser)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     parser.add_argument("--score-thr", type=float, default=0.3, help="least score that is drawn and written")
@@ -44,10 +44,6 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.batch_size < 1 or args.threads < 1:
         parser.error("--batch-size and --threads: expected 1 or more")
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error(
-            f"--device {args.device}: torch {torch.__version__} sees no CUDA device; try --device cpu"
-        )
     return args
 
 

@@ -12,8 +12,15 @@ import argparse
 from pathlib import Path
 
 import cv2
-import torch
-from common import InputError, add_cfg_options, build_detector, check_checkpoint, read_config, run
+from common import (
+    InputError,
+    add_cfg_options,
+    add_device_option,
+    build_detector,
+    check_checkpoint,
+    read_config,
+    run,
+)
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 from torch import nn
@@ -48,7 +55,7 @@ def parse_args() -> argparse.Namespace:
         "--module",
         help="part of the model (neck), or a module (neck.upsample_modules.1) to trace from; default: all",
     )
-    parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
+    add_device_option(parser)
     parser.add_argument("--dpi", type=int, default=100, help="pixels an inch")
     add_cfg_options(parser)
     args = parser.parse_args()
@@ -56,10 +63,6 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--points: expected pairs of x and y, got {len(args.points)} numbers")
     if args.count < 1 or args.dpi < 1:
         parser.error("--count and --dpi: expected 1 or more")
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error(
-            f"--device {args.device}: torch {torch.__version__} sees no CUDA device; try --device cpu"
-        )
     return args
 
 
