@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from common import InputError, read_state_dict, run
+from common import InputError, check_finite, read_state_dict, run
 from torch import Tensor
 
 COMPRESSOR, ENCODER = "channel_compressor", "content_encoder"
@@ -181,6 +181,7 @@ def main() -> None:
     if Path(args.target).exists():
         raise InputError(f"{args.target} exists; choose another name, nothing is overwritten")
     checkpoint, state = read_state_dict(args.source)
+    check_finite(args.source, state)
     for name in ("optimizer", "ema_state_dict"):
         if checkpoint is not state and checkpoint.pop(name, None) is not None:
             print(f"{name}: left out; it belongs to the old names")

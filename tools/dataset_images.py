@@ -6,9 +6,10 @@ from pathlib import Path
 
 import cv2
 from dataset_checks import Found
-from mmcv.image import rescale_size
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image, UnidentifiedImageError
+
+from mmcarafe.models.loading import leaves_no_pixel
 
 MAX_PIXELS = 2**30  # OpenCV's OPENCV_IO_MAX_IMAGE_PIXELS
 LARGE_PIXELS = 50 * 10**6
@@ -48,7 +49,7 @@ def check_image_entry(image: dict, anns: list[dict], settings: Settings) -> Foun
         yield "image-crowd-only", f"{len(anns)} crowds"
     if min(size) < 1:
         return
-    if settings.scale and min(rescale_size(size, settings.scale)) < 1:
+    if settings.scale and leaves_no_pixel(size, settings.scale):
         yield "image-thin", detail
     if size[0] == 1 and settings.flips_unresized and not small:
         yield "image-one-wide", detail

@@ -238,8 +238,8 @@ IMAGES = {
     ),
     "image-thin": Kind(
         "so thin that Resize leaves no pixel",
-        "refused: cv2.error, where the training pipeline resizes so", "refused: cv2.error",
-        "cut it into tiles or leave it out", "refused: cv2.error",
+        "refused: ImageError, where the training pipeline resizes so", "refused: ImageError",
+        "cut it into tiles or leave it out", SKIPPED,
     ),
 }  # fmt: skip
 

@@ -25,6 +25,8 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.mask import encode_mask_results
 from rich.progress import track
 
+from mmcarafe.models.loading import Resize, leaves_no_pixel
+
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}
 
@@ -63,8 +65,16 @@ def find_images(given: str) -> list[Path]:
     return found
 
 
-def read_images(paths: list[Path], skipped: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and BGR pixels of each image, read as in training; those that cannot be read are noted."""
+def test_scale(inferencer: DetInferencer) -> tuple[int, int] | None:
+    """The size within which images are resized with their ratio kept; None where they are not."""
+    steps = [step for step in inferencer.pipeline.transforms if isinstance(step, Resize)]
+    return steps[0].scale if steps and steps[0].keep_ratio else None
+
+
+def read_images(
+    paths: list[Path], skipped: list[str], scale: tuple[int, int] | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and BGR pixels of each image, read as in training; those that cannot be used are noted."""
     for path in paths:
         try:
             image = imread(str(path))
@@ -72,6 +82,8 @@ def read_images(paths: list[Path], skipped: list[str]) -> Iterator[tuple[str, np
             image = None
         if image is None:
             skipped.append(str(path))
+        elif scale and leaves_no_pixel(image.shape[1::-1], scale):
+            skipped.append(f"{path} (too thin)")
         else:
             yield path.name, image
 
@@ -181,6 +193,7 @@ def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     skipped: list[str] = []
+    video = None
     if Path(args.input).suffix.lower() in VIDEOS and Path(args.input).is_file():
         if args.ann_file:
             raise InputError("--ann-file: frames of a video are in no annotation file; leave it out")
@@ -188,10 +201,9 @@ def main() -> None:
         total, fps = int(video.get(cv2.CAP_PROP_FRAME_COUNT)), video.get(cv2.CAP_PROP_FPS) or 25
         if not video.isOpened():
             raise InputError(f"video {args.input} cannot be read")
-        source = read_frames(video)
     else:
         paths = find_images(args.input)
-        total, fps, source = len(paths), 0, read_images(paths, skipped)
+        total, fps = len(paths), 0
         if Path(args.out_dir).resolve() in {path.parent.resolve() for path in paths}:
             raise InputError(f"--out-dir {args.out_dir} holds the images themselves; choose another folder")
     inferencer = build_inferencer(args)
@@ -199,8 +211,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     classes = inferencer.model.dataset_meta["classes"]
     ids = CocoIds(args.ann_file, classes)
-    for path in [] if fps else paths:  # before the work, not in the middle of it
+    for path in [] if video else paths:  # before the work, not in the middle of it
         ids.image(0, path.name)
+    source = read_frames(video) if video else read_images(paths, skipped, test_scale(inferencer))
     drawing, results, number = Drawing(inferencer, folder, args.score_thr, fps), [], 0
     steps = track(batches(source, args.batch_size), "detecting", total=-(-total // args.batch_size))
     for batch in steps:
@@ -215,7 +228,7 @@ def main() -> None:
     (folder / "results.json").write_text(json.dumps(results) + "\n")
     print(f"{len(results)} objects in {number} images; written: {folder}/results.json and the drawings")
     if skipped:
-        raise InputError(f"{len(skipped)} images cannot be read and were left out: {', '.join(skipped)}")
+        raise InputError(f"{len(skipped)} images cannot be used and were left out: {', '.join(skipped)}")
 
 
 def build_inferencer(args: argparse.Namespace) -> DetInferencer:

@@ -19,6 +19,8 @@ from common import (
 )
 from mmengine.config import Config
 from mmengine.dist import all_gather_object
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
 from torch import nn
 
 
@@ -80,6 +82,25 @@ def check_training_state(path: str) -> None:
         raise InputError(
             f"checkpoint {path} has a meta.config, which mmengine would run as Python when it resumes; if "
             "you trust where it comes from, remove that entry and save it again"
+        )
+
+
+def check_optimizer(runner: Runner, path: str) -> None:
+    """Raise InputError unless a checkpoint's optimizer is of the config's kind and parameter groups."""
+    saved = read_state_dict(path)[0]["optimizer"]
+    ours = runner.build_optim_wrapper(runner.optim_wrapper)
+    if not isinstance(ours, OptimWrapper):  # of several models, which mmengine loads one by one
+        return
+    try:
+        ours.load_state_dict(saved)
+        problem = [name for name in ours.optimizer.defaults for g in ours.param_groups if name not in g]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = [str(error)]
+    if problem:
+        raise InputError(
+            f"checkpoint {path} holds the state of another optimizer than the config's "
+            f"{type(ours.optimizer).__name__} ({problem[0]}): use the optim_wrapper it was trained with, or "
+            f"start a new training from its weights with --cfg-options load_from={path} without --resume"
         )
 
 
@@ -155,6 +176,7 @@ def main() -> None:
         runner.logger.warning(note)
     if cfg.get("resume") and isinstance(runner.model, nn.Module):  # a FlexibleRunner builds it later
         check_checkpoint(runner.model, cfg.load_from)
+        check_optimizer(runner, cfg.load_from)
     elif cfg.get("load_from"):
         check_finite(cfg.load_from, read_state_dict(cfg.load_from)[1])
     runner.train()

@@ -7,7 +7,7 @@ from mmcarafe.layers import CARAFE
 from . import amp, logger, resume  # noqa: F401  register hooks and the optimizer wrapper
 from .checkpoint import allow_mmengine_types
 from .dense_heads import BoxInstMaskHead, CondInstMaskHead, RTMDetInsHead, RTMDetInsSepBNHead, SOLOV2Head
-from .loading import LoadImageFromFile  # noqa: F401  registered
+from .loading import LoadImageFromFile, Resize  # noqa: F401  registered
 from .mask_heads import DynamicMaskHead, FCNMaskHead, HTCMaskHead, SCNetMaskHead
 from .more_necks import BFP, FPG, HRFPN, NASFCOS_FPN, YOLOXPAFPN, CSPNeXtPAFPN, YOLOV3Neck
 from .necks import FPN, FPN_CARAFE, PAFPN, FPN_DropBlock

@@ -1,15 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mmdet's loading of images, which names an image that cannot be read."""
+"""mmdet's loading and resizing of images, which name an image that cannot be used."""
 
 import cv2
 from mmcv import transforms
+from mmcv.image import rescale_size
+from mmdet.datasets.transforms import Resize as MMDetResize
 from mmdet.registry import TRANSFORMS
 
 _REASONS = {FileNotFoundError: "it does not exist", AssertionError: "it is cut off or no image"}
+_ALL_AT_ONCE = "tools/check_dataset.py finds all such images before a run"
 
 
 class ImageError(ValueError):
-    """An image of a data set cannot be read; the message names its file and id."""
+    """An image of a data set cannot be used; the message names its file and id."""
+
+
+def leaves_no_pixel(size: tuple[int, int], scale: tuple[int, int]) -> bool:
+    """Whether an image of a width and height is so thin that nothing is left of it within ``scale``.
+
+    Example:
+        >>> leaves_no_pixel((3000, 1), (1333, 800)), leaves_no_pixel((3000, 2), (1333, 800))
+        (True, False)
+    """
+    return min(rescale_size(size, scale)) < 1
+
+
+def _name(results: dict) -> str:
+    known = f" (image id {results['img_id']})" if "img_id" in results else ""
+    return f"image {results.get('img_path') or 'given as an array'}{known}"
 
 
 @TRANSFORMS.register_module()
@@ -25,9 +43,25 @@ class LoadImageFromFile(transforms.LoadImageFromFile):
         try:
             return super().transform(results)
         except (AssertionError, OSError, cv2.error) as error:
-            known = f" (image id {results['img_id']})" if "img_id" in results else ""
             reason = _REASONS.get(type(error)) or str(error).split("\n")[0]
-            raise ImageError(
-                f"image {results['img_path']}{known} cannot be read: {reason}; "
-                "tools/check_dataset.py finds all such images before a run"
-            ) from error
+            raise ImageError(f"{_name(results)} cannot be read: {reason}; {_ALL_AT_ONCE}") from error
+
+
+@TRANSFORMS.register_module(force=True)
+class Resize(MMDetResize):
+    """mmdet's Resize; arguments and results are mmdet's.
+
+    Raises:
+        ImageError: the image is so thin that no pixel would be left.
+    """
+
+    def _resize_img(self, results: dict) -> None:
+        image = results.get("img")
+        if image is not None and self.keep_ratio:
+            height, width = image.shape[:2]
+            if leaves_no_pixel((width, height), results["scale"]):
+                raise ImageError(
+                    f"{_name(results)} is too thin: no pixel is left of {width} x {height} resized to "
+                    f"{tuple(results['scale'])}; cut it into tiles or leave it out; {_ALL_AT_ONCE}"
+                )
+        super()._resize_img(results)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image that cannot be read ends a run with its file and id."""
+"""An image that cannot be read or resized ends a run with its file and id."""
 
 import cv2
 import numpy as np
 import pytest
 from mmcv import transforms
+from mmdet.datasets.transforms import Resize
 from mmdet.registry import TRANSFORMS
 
 from mmcarafe.models.loading import ImageError
@@ -49,3 +50,24 @@ def test_inference_loads_arrays_as_before():
     pixels = np.zeros((4, 5, 3), np.uint8)
     step = TRANSFORMS.build(dict(type="mmdet.LoadImageFromNDArray"))
     assert step(dict(img=pixels))["img_shape"] == (4, 5)
+
+
+def test_what_is_too_thin_to_resize_is_named():
+    step, theirs = (
+        TRANSFORMS.build(dict(type="Resize", scale=(64, 48), keep_ratio=True)),
+        Resize((64, 48), keep_ratio=True),
+    )
+    thin = dict(img=np.zeros((1, 150, 3), np.uint8), img_path="thin.png", img_id=7)
+    with pytest.raises(
+        ImageError, match=r"thin.png \(image id 7\) is too thin: .* 150 x 1 resized to \(64, 48\)"
+    ):
+        step(dict(thin))
+    with pytest.raises(ImageError, match="image given as an array is too thin"):
+        step(dict(img=thin["img"]))
+    with pytest.raises(cv2.error):
+        theirs(dict(thin))
+    for size in ((2, 150), (30, 20)):
+        pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        expected, actual = theirs(dict(img=pixels)), step(dict(img=pixels))
+        assert actual.keys() == expected.keys() and actual["scale_factor"] == expected["scale_factor"]
+        assert (actual["img"] == expected["img"]).all()

@@ -22,6 +22,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from test_train_and_test import CONFIG, ROOT, SMALL, refused, tool, toy  # noqa: F401
 
+from mmcarafe.models.loading import ImageError
+
 CFG = Config.fromfile(CONFIG)
 SETTINGS = read_settings(str(CONFIG), None)
 # have tests of their own
@@ -148,7 +150,7 @@ def test_pictures(kind, content, tmp_path):
     agrees(KINDS[kind].evaluation, evaluate, tmp_path)
     skipped = []
     if content is not None:
-        list(read_images([tmp_path / "img" / FIRST], skipped))
+        list(read_images([tmp_path / "img" / FIRST], skipped, None))
     assert len(skipped) == KINDS[kind].demo.startswith("skipped")
 
 
@@ -249,7 +251,7 @@ def test_sizes_that_filters_and_transforms_cannot_take(tmp_path):
     assert evaluate(tmp_path)
     write(tmp_path, first("images", width=3000, height=1), encoded(picture(1, 3000)))
     assert "image-thin" in found_in(tmp_path)
-    with pytest.raises(Exception, match="resize"):
+    with pytest.raises(ImageError, match=r"\(image id 1\) is too thin: no pixel is left of 3000 x 1 resized"):
         evaluate(tmp_path)
 
 
@@ -259,7 +261,7 @@ def test_large_images_are_named_without_being_decoded(tmp_path):
         write(tmp_path, first("images", width=size[0], height=size[1]), whole)
         assert {k for k in found_in(tmp_path) if k.startswith("image")} == {kind, "image-grey"}
     skipped = []
-    assert not list(read_images([tmp_path / "img" / FIRST], skipped))
+    assert not list(read_images([tmp_path / "img" / FIRST], skipped, None))
     assert len(skipped) == 1
 
 

@@ -153,3 +153,6 @@ def test_the_command_writes_a_checkpoint_and_never_over_one(tmp_path):
     refused("convert_checkpoint.py", "no.pth", "new.pth", cwd=tmp_path, match="no.pth does not exist")
     torch.save(dict(a=torch.ones(1)), tmp_path / "other.pth")
     refused("convert_checkpoint.py", "other.pth", "new.pth", cwd=tmp_path, match="no CARAFE weights found")
+    (broken := module.state_dict())["comp.bn.running_var"].fill_(float("nan"))
+    torch.save(broken, tmp_path / "nan.pth")
+    refused("convert_checkpoint.py", "nan.pth", "new.pth", cwd=tmp_path, match="holds NaN or infinity in 1")

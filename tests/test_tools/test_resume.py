@@ -21,7 +21,7 @@ from mmengine.dataset import worker_init_fn
 from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmengine.runner import EpochBasedTrainLoop
-from test_train_and_test import CONFIG, ROOT, SMALL, tool, toy  # noqa: F401
+from test_train_and_test import CONFIG, ROOT, SMALL, refused, tool, toy  # noqa: F401
 from train import check_training_state, checkpoint_to_resume, written_checkpoints
 
 from mmcarafe.models import resume
@@ -303,6 +303,23 @@ def test_a_state_that_cannot_be_resumed_is_named(whole_run, tmp_path):
         torch.save(content, path)
         with pytest.raises(InputError, match=match):
             check_training_state(path)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "match"),
+    [
+        ('optimizer=dict(_delete_=True, type="SGD", lr=1e-4)', "than the config's SGD (momentum)"),
+        (
+            "paramwise_cfg=dict(bias_decay_mult=0.0)",
+            "than the config's AdamW (loaded state dict has a different",
+        ),
+    ],
+    ids=["kind", "groups"],
+)
+def test_another_optimizer_is_refused(rich, whole_run, optimizer, match):
+    (rich / "other_optimizer.py").write_text(f'_base_ = "augmented.py"\noptim_wrapper = dict({optimizer})\n')
+    refused("train.py", "other_optimizer.py", "--work-dir", "refused", "--resume", whole_run / "epoch_1.pth",
+            "--cfg-options", *SMALL, cwd=rich, match=match)  # fmt: skip
 
 
 def test_the_hooks_have_mmengines_names():
