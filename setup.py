@@ -91,14 +91,14 @@ setup(
     **cpu_kernels(),
     cmdclass={"build_py": WithConfigsAndTools, **({"build_ext": OptionalBuild} if CppExtension else {})},
     extras_require={
-        # mmdet 3.3.0 refuses mmcv 2.2 and newer
-        "openmmlab": ["mmengine>=0.10.4", "mmcv>=2.0.0,<2.2.0", "mmdet>=3.3.0"],
+        # from what was tested to the next minor version; mmdet 3.3.0 refuses mmcv 2.2 and newer
+        "openmmlab": ["mmengine>=0.10.7,<0.11", "mmcv>=2.1.0,<2.2.0", "mmdet>=3.3.0,<3.4"],
         # maintained forks that install the same import names; not together with "openmmlab"
-        "onedl": ["onedl-mmengine>=0.10.8", "onedl-mmcv>=2.3.0", "onedl-mmdetection>=3.4.0"],
+        "onedl": ["onedl-mmengine>=0.10.12,<0.11", "onedl-mmcv>=2.3.6,<2.4", "onedl-mmdetection>=3.5.1,<3.6"],
         # GPU kernels; torch's CUDA builds for Linux bring it along
         "triton": ["triton>=3.4"],
         # tools/export_onnx.py
-        "onnx": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.24"],
+        "onnx": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
         "tests": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff"],
     },
 )

@@ -216,17 +216,19 @@ def main() -> None:
     source = read_frames(video) if video else read_images(paths, skipped, test_scale(inferencer))
     drawing, results, number = Drawing(inferencer, folder, args.score_thr, fps), [], 0
     steps = track(batches(source, args.batch_size), "detecting", total=-(-total // args.batch_size))
-    for batch in steps:
-        images = [image for _, image in batch]
-        found = inferencer(images, batch_size=args.batch_size, return_datasamples=True, no_save_vis=True)
-        for (name, image), sample in zip(batch, found["predictions"], strict=True):
-            sample.classes = classes
-            results += coco_results(ids.image(number, name), name, sample, ids, args.score_thr)
-            drawing.write(name, image, sample)
-            number += 1
-    drawing.close()
-    (folder / "results.json").write_text(json.dumps(results) + "\n")
-    print(f"{len(results)} objects in {number} images; written: {folder}/results.json and the drawings")
+    try:
+        for batch in steps:
+            images = [image for _, image in batch]
+            found = inferencer(images, batch_size=args.batch_size, return_datasamples=True, no_save_vis=True)
+            for (name, image), sample in zip(batch, found["predictions"], strict=True):
+                sample.classes = classes
+                results += coco_results(ids.image(number, name), name, sample, ids, args.score_thr)
+                drawing.write(name, image, sample)
+                number += 1
+    finally:  # interrupted or out of memory: what was found until then is kept
+        drawing.close()
+        (folder / "results.json").write_text(json.dumps(results) + "\n")
+        print(f"{len(results)} objects in {number} images; written: {folder}/results.json and the drawings")
     if skipped:
         raise InputError(f"{len(skipped)} images cannot be used and were left out: {', '.join(skipped)}")
 

@@ -7,6 +7,8 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from demo import main
+from mmdet.apis import DetInferencer
 from pycocotools import mask as coco_mask
 from shapes import CLASSES
 from test_train_and_test import CONFIG, refused, tool, toy, trained  # noqa: F401
@@ -92,6 +94,23 @@ def test_a_glob_with_images_that_cannot_be_used(detector, images, tmp_path):
     unused = f"2 images cannot be used and were left out: {images}/a_broken.png, {images}/a_thin.png ("
     refused("demo.py", images / "*.*", *detector, "--out-dir", tmp_path / "out", cwd=tmp_path, match=unused)
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+def test_what_was_found_before_an_interruption_is_written(detector, images, tmp_path, monkeypatch):
+    detect, calls = DetInferencer.__call__, []
+
+    def interrupted(inferencer, *args, **options):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return detect(inferencer, *args, **options)
+
+    monkeypatch.setattr(DetInferencer, "__call__", interrupted)
+    options = ["--score-thr", "0", "--threads", "1", "--out-dir", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["demo.py", str(images), *map(str, detector), *options])
+    with pytest.raises(KeyboardInterrupt):
+        main()
+    assert {r["image_id"] for r in json.loads((tmp_path / "out/results.json").read_text())} == {0, 1}
 
 
 def test_a_video(detector, images, tmp_path):
