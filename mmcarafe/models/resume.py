@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -125,9 +124,10 @@ class CheckpointHook(hooks.CheckpointHook):
         for resize, size in zip(_resizers(runner), resumed["input_sizes"], strict=False):
             resize._input_size = size
         restore = partial(set_random_state, resumed["random"][get_rank()])
-        if isinstance(loop, IterBasedTrainLoop):
+        # with this option of onedl-mmengine's no batch is skipped
+        if isinstance(loop, IterBasedTrainLoop) and not getattr(loop, "fast_forward_on_resume", False):
             # it first skips the batches the run had seen, which can take random numbers
-            loop.dataloader_iterator = _call_after(loop.dataloader_iterator, runner.iter, restore)
+            loop.dataloader_iterator = _Resumed(loop.dataloader_iterator, runner.iter, restore)
         else:
             restore()
 
@@ -192,11 +192,24 @@ class DistSamplerSeedHook(hooks.DistSamplerSeedHook):
                 loader.worker_init_fn = partial(loader.worker_init_fn, seed=seed)
 
 
-def _call_after(batches: Iterator, count: int, call: Callable[[], None]) -> Iterator:
-    """The same batches; ``call`` is called when ``count`` of them are taken and the next one is asked for."""
-    yield from islice(batches, count)
-    call()
-    yield from batches
+class _Resumed:
+    """The same batches; ``restore`` is called when the first is asked for that is not skipped."""
+
+    def __init__(self, batches: Iterator, count: int, restore: Callable[[], None]) -> None:
+        self._batches, self._left, self._restore = batches, count, restore
+
+    def __next__(self) -> object:
+        if self._left == 0:
+            if hasattr(self._batches, "_ensure_iterator"):  # onedl-mmengine's draws a seed when it starts
+                self._batches._ensure_iterator()
+            self._restore()
+        self._left -= 1
+        return next(self._batches)
+
+    def skip_iter(self, count: int) -> None:
+        """Skip batches as onedl-mmengine does, without loading them."""
+        self._batches.skip_iter(count)
+        self._left -= count
 
 
 def _resizers(runner: Runner) -> list:
