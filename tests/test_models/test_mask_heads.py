@@ -39,7 +39,7 @@ MMDETS_OWN = {
     "none": dict(upsample_cfg=dict(type=None)),
     "agnostic": dict(class_agnostic=True, norm_cfg=dict(type="GN", num_groups=2)),
     "no_convs": dict(num_convs=0, conv_out_channels=4),
-    "predictor": dict(predictor_cfg=dict(type="mmdet.NormedConv2d", tempearture=20)),
+    "predictor": dict(predictor_cfg=dict(type="mmdet.NormedConv2d", power=2)),
 }
 every_head = pytest.mark.parametrize("name", HEADS)
 every_type = pytest.mark.parametrize("kind", TYPES)
