@@ -5,6 +5,7 @@ import argparse
 import errno
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 import mmcarafe.models  # noqa: F401  the allow-list for checkpoints, whichever config is run
 from mmcarafe.layers import UpsampleConfigError
-from mmcarafe.models.checkpoint import DAMAGED, CheckpointError, read_checkpoint
+from mmcarafe.models.checkpoint import DAMAGED, CheckpointError, check_content, read_checkpoint
 from mmcarafe.models.loading import ImageError
 from mmcarafe.models.resume import CheckpointWriteError
 
@@ -82,9 +83,14 @@ def read_config(name: str, options: dict | None = None) -> Config:
         except (FileNotFoundError, ValueError) as error:
             raise InputError(f"config {name} is not one of the package's ({error})") from error
     elif Path(name).is_file():
-        cfg = Config.fromfile(name)
+        try:
+            cfg = Config.fromfile(name)
+        except (SyntaxError, FileNotFoundError) as error:  # of its own, or of one of its _base_
+            raise InputError(f"config {name} cannot be read: {error}") from error
     else:
         raise InputError(f"config {name} does not exist; the ones shipped are in configs/carafe/")
+    if "model" not in cfg:
+        raise InputError(f"config {name} has no model: is it only a part of a config?")
     if options:
         cfg.merge_from_dict(options)
     return cfg
@@ -99,6 +105,8 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
+    if Path(cfg.work_dir).exists() and not Path(cfg.work_dir).is_dir():
+        raise InputError(f"--work-dir {cfg.work_dir} is a file, expected a folder")
     return cfg
 
 
@@ -142,17 +150,24 @@ def innermost_datasets(dataset: dict | None) -> list[dict]:
 
 def check_checkpoint(model: nn.Module, path: str) -> None:
     """Raise InputError unless the checkpoint holds exactly the model's parameters and buffers, all finite."""
-    _, theirs = read_state_dict(path)
+    check_state(model, path, read_state_dict(path)[1])
+
+
+def check_state(model: nn.Module, path: str, theirs: dict[str, Tensor]) -> None:
+    """Raise InputError unless a state dict is exactly the model's, all finite."""
     ours = unwrap(model).state_dict()
     missing = [key for key in ours if key not in theirs]
     unknown = [key for key in theirs if key not in ours]
-    shapes = [key for key in ours if key in theirs and ours[key].shape != theirs[key].shape]
+    common = [key for key in ours if key in theirs]
+    shapes = [key for key in common if ours[key].shape != theirs[key].shape]
+    kinds = [key for key in common if _kind(ours[key]) != _kind(theirs[key])]
     problems = [
-        f"{len(keys)} {what} (first: {keys[0]})"
+        f"{len(keys)} {what} (first: {keys[0]!r})"
         for keys, what in (
             (missing, "parameters are missing"),
             (unknown, "parameters are not in the model"),
             (shapes, "parameters have another shape"),
+            (kinds, "parameters are other kinds of numbers"),
         )
         if keys
     ]
@@ -164,29 +179,34 @@ def check_checkpoint(model: nn.Module, path: str) -> None:
     check_finite(path, theirs)
 
 
+def _kind(value: Tensor) -> tuple[bool, bool]:
+    return value.is_floating_point(), value.is_complex()
+
+
 def check_finite(path: str, state: dict[str, Tensor]) -> None:
     """Raise InputError where a parameter or buffer holds NaN or infinity."""
-    broken = [key for key, value in state.items() if not value.isfinite().all()]
+    # isfinite has no kernel for numbers of 8 bits
+    broken = [key for key, v in state.items() if not (v.float() if v.itemsize == 1 else v).isfinite().all()]
     if broken:
         raise InputError(
-            f"checkpoint {path} holds NaN or infinity in {len(broken)} parameters (first: {broken[0]}): the "
-            "training diverged or the file is damaged; use an earlier checkpoint"
+            f"checkpoint {path} holds NaN or infinity in {len(broken)} parameters (first: {broken[0]!r}): "
+            "the training diverged or the file is damaged; use an earlier checkpoint"
         )
 
 
 def read_state_dict(path: str) -> tuple[dict, dict[str, Tensor]]:
     """A checkpoint, and the state dict that it is or holds; InputError where there is none."""
-    local = "://" not in path
+    local = not re.match(r"[\w-]+://", path) or Path(path).exists()
     if local and not Path(path).is_file():
-        raise InputError(f"checkpoint {path} does not exist")
+        raise InputError(
+            f"checkpoint {path} {'is no regular file' if Path(path).exists() else 'does not exist'}"
+        )
     try:
-        checkpoint = read_checkpoint(path) if local else _load_checkpoint(path, map_location="cpu")
-    except (CheckpointError, UnpicklingError) as error:
+        checkpoint = read_checkpoint(path) if local else fetch_checkpoint(path)
+    except (CheckpointError, UnpicklingError, OSError) as error:
         raise InputError(f"checkpoint {path} cannot be read as weights: {error}") from error
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and _is_plain(value) for key, value in state.items()
-    ):
+    if not is_state_dict(state):
         raise InputError(f"checkpoint {path} holds no state dict (parameters by name)")
     storages = (value.untyped_storage() for value in state.values())
     declared = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
@@ -197,10 +217,27 @@ def read_state_dict(path: str) -> tuple[dict, dict[str, Tensor]]:
     return checkpoint, state
 
 
-def _is_plain(value: object) -> bool:
+def fetch_checkpoint(url: str) -> object:
+    """What a URL or a scheme of mmengine's names, as data only."""
+    try:
+        checkpoint = _load_checkpoint(url, map_location="cpu")
+    except (OSError, KeyError, ImportError, ValueError) as error:  # each of mmengine's loaders has its own
+        raise CheckpointError(f"it cannot be fetched ({type(error).__name__}: {error})") from error
+    check_content(checkpoint)
+    return checkpoint
+
+
+def is_state_dict(state: object) -> bool:
+    """Whether something is a dict of parameters by name."""
+    return isinstance(state, dict) and all(isinstance(k, str) and is_plain(v) for k, v in state.items())
+
+
+def is_plain(value: object) -> bool:
     """A dense tensor on the CPU that is no larger than its data, as all that mmengine saves of a model."""
-    dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
-    return dense and value.device.type == "cpu" and value.nbytes <= value.untyped_storage().nbytes()
+    if not isinstance(value, Tensor) or value.is_nested or value.is_quantized:
+        return False
+    dense = value.layout is torch.strided and value.device.type == "cpu"
+    return dense and value.nbytes <= value.untyped_storage().nbytes()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -244,11 +281,11 @@ def run(main: Callable[[], None]) -> None:
         # what a data worker raises arrives with the worker's trace
         sys.exit(f"{Path(sys.argv[0]).name}: {str(error).strip().rsplit('ImageError: ', 1)[-1]}")
     except OSError as error:
-        if not isinstance(error, CheckpointWriteError) and error.errno not in DISK_FULL:
+        full = error.errno in DISK_FULL and not isinstance(error, CheckpointWriteError)
+        if not (full or error.filename or isinstance(error, CheckpointWriteError)):
             raise
         file = f"{error.filename}: " if error.filename else ""
-        advice = "" if isinstance(error, CheckpointWriteError) else "; make room and start again"
-        sys.exit(f"{Path(sys.argv[0]).name}: {file}{error.strerror}{advice}")
+        sys.exit(f"{Path(sys.argv[0]).name}: {file}{error.strerror}{'; make room and start again' * full}")
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # gloo's threads must be joined: one that outlives the interpreter aborts the process

@@ -3,6 +3,7 @@
 
 import argparse
 from copy import deepcopy
+from pathlib import Path
 
 from common import InputError, add_options, build_runner, check_checkpoint, check_data, load_config, run
 from mmdet.engine.hooks.utils import trigger_visualization_hook
@@ -56,6 +57,8 @@ def main() -> None:
     args = parse_args()
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise InputError(f"--out: expected a .pkl or .pickle file, got {args.out}")
+    if args.out:  # before the evaluation, not after it
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads checkpoints without running code: torch's ``weights_only`` mode, with exactly mmengine's types."""
 
+import mmap
 import re
+import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,10 +15,16 @@ import numpy as np
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner import checkpoint as mmengine_checkpoint
+from torch import Tensor, nn
 
 # how torch.save starts a file: as a zip archive, and before torch 1.6 with a pickled number
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 DAMAGED = "fetch it again or use an earlier one"
+# what zipfile raises where bytes are missing or wrong
+_DAMAGES = (
+    zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError, OverflowError,
+    struct.error,
+)  # fmt: skip
 UNTRUSTED = (
     "if you trust where it comes from, load it yourself with torch.load(..., weights_only=False) and save "
     "its state_dict with torch.save"
@@ -29,6 +38,20 @@ class CheckpointError(ValueError):
 
 class _RefusedError(ValueError):
     """A file asks for more than mmengine's files do."""
+
+
+class _StoredHistory(HistoryBuffer):
+    """mmengine's loss history as a file has it: two rows of numbers and their length, and no methods.
+
+    mmengine's own would take its statistics methods from the file, for all histories of the process.
+    """
+
+    def __setstate__(self, state: dict) -> None:
+        self.__class__ = HistoryBuffer  # and so it is saved again
+        rows, length = (state.get("_log_history"), state.get("_count_history")), state.get("max_length")
+        if not all(type(row) is np.ndarray and row.ndim == 1 for row in rows) or type(length) is not int:
+            raise _RefusedError("it holds a HistoryBuffer without its two rows of numbers")
+        self.__init__(*rows, length)
 
 
 class _Restored:
@@ -49,18 +72,23 @@ class _Restored:
         raise _RefusedError(f"it calls {self.cls.__name__}")
 
 
-_HISTORY, _ARRAY = _Restored(HistoryBuffer), _Restored(np.ndarray)
+_HISTORY, _ARRAY = _Restored(_StoredHistory), _Restored(np.ndarray)
+
+
+def _word(value: object) -> str:
+    """A string of a file, cut; of anything else the type, since printing it can take for ever."""
+    return f"{value!r:.40}" if type(value) is str else f"a {type(value).__name__}"
 
 
 def _history_method(owner: object, name: object) -> Callable:
     if owner is not _HISTORY or name not in ("min", "max", "current", "mean"):
-        raise _RefusedError(f"it asks for the attribute {name!r:.40} of an object")
+        raise _RefusedError(f"it asks for the attribute {_word(name)} of an object")
     return getattr(HistoryBuffer, name)
 
 
 def _dtype(code: object, align: bool = False, copy: bool = False) -> np.dtype:
     if type(code) is not str or code not in ("f8", "f4", "i8"):
-        raise _RefusedError(f"it holds numpy data of the type {code!r:.40}")
+        raise _RefusedError(f"it holds numpy data of the type {_word(code)}")
     # numpy's own instance, not a copy: no file can change what it says
     return np.dtype(code)
 
@@ -104,8 +132,8 @@ def read_checkpoint(path: str | Path) -> Any:
     """What ``torch.save`` wrote to a local file, on the CPU; nothing in the file is run.
 
     Beyond ``torch.load(path, weights_only=True)`` this compares the checksums of a zip archive, which torch
-    does not, and refuses archives that are compressed or declare more than the file holds, and the tar format
-    of torch 0.1, which torch before 2.6 could be made to run code with.
+    does not, and refuses archives that are compressed or declare more than the file holds, the tar format of
+    torch 0.1, which torch before 2.6 could be made to run code with, and objects with methods of the file's.
 
     Args:
         path (str | Path): the file.
@@ -131,10 +159,50 @@ def read_checkpoint(path: str | Path) -> Any:
         _check_archive(path)
     elif start != LEGACY and Path(path).suffix != ".safetensors":
         raise CheckpointError(f"it does not start as a file of torch.save does; {DAMAGED}")
+    if start.startswith((ZIP, LEGACY)):
+        _check_allocations(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a hostile or damaged pickle provokes is open-ended
         raise CheckpointError(_explain(error)) from error
+    check_content(content)
+    return content
+
+
+def check_content(content: object) -> None:
+    """Raise CheckpointError unless what was loaded is data: no functions, no attributes of a file's choice.
+
+    torch restores attributes of tensors and ordered dicts, which can hide their methods: ``isfinite`` or
+    ``items`` would then say what the file wants.
+    """
+    seen, todo = set(), [content]
+    while todo:
+        value = todo.pop()
+        if id(value) in seen or type(value) is HistoryBuffer:
+            continue
+        seen.add(id(value))
+        attributes = dict(getattr(value, "__dict__", {}))
+        if type(value) is OrderedDict:
+            metadata = attributes.pop("_metadata", None)
+            if metadata is not None and not isinstance(metadata, dict):
+                raise CheckpointError(f"its _metadata is {_word(metadata)}, not a dict; {ONLY_DATA}")
+            todo.append(metadata)
+        if attributes or callable(value):
+            raise CheckpointError(f"it sets attributes or functions of {_word(value)}; {ONLY_DATA}")
+        if isinstance(value, Tensor) and type(value) not in (Tensor, nn.Parameter):
+            raise CheckpointError(f"it holds {_word(value)}, not a plain tensor; {ONLY_DATA}")
+        if isinstance(value, dict):
+            todo += [*dict.keys(value), *dict.values(value)]
+        elif isinstance(value, (list, tuple, set)):
+            todo += value
+
+
+def _check_allocations(path: str | Path) -> None:
+    """Raise CheckpointError where a pickle asks for a bytearray, which may be of any length."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for module in (b"builtins", b"__builtin__"):
+            if data.find(b"c" + module + b"\nbytearray\n") >= 0:
+                raise CheckpointError(f"it asks for builtins.bytearray; {ONLY_DATA}")
 
 
 def _check_archive(path: str | Path) -> None:
@@ -150,7 +218,9 @@ def _check_archive(path: str | Path) -> None:
             if declared > size:
                 raise CheckpointError(f"its {size} bytes declare {declared} bytes of data; {DAMAGED}")
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except CheckpointError:
+        raise
+    except _DAMAGES as error:
         raise CheckpointError(f"it is cut off or damaged ({error}); {DAMAGED}") from error
     if damaged:
         raise CheckpointError(f"it is damaged, the checksum of {damaged} is wrong; {DAMAGED}")
@@ -160,7 +230,8 @@ def _explain(error: Exception) -> str:
     """The reason in torch's message, which is many lines long, and the remedy."""
     text = str(error)
     if found := re.search(r"GLOBAL (\S+)", text):
-        return f"it asks for {found[1]}; {ONLY_DATA}"
+        # some versions of torch name the module of exec, others do not
+        return f"it asks for {found[1].removeprefix('builtins.')}; {ONLY_DATA}"
     # torch puts its advice before and behind the error, with empty lines between
     text = text.split("WeightsUnpickler error: ")[-1].split("DefaultCPUAllocator: ")[-1]
     reason = text.strip().split("\n")[0] or type(error).__name__

@@ -86,13 +86,25 @@ def set_random_state(state: dict) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
+def check_random_state(stored: dict) -> None:
+    """Try out what :class:`CheckpointHook` stores in ``meta``; generators raise errors of any type."""
+    for state in stored["random"]:
+        random.Random().setstate(state["python"])
+        np.random.RandomState().set_state(state["numpy"])
+        torch.Generator().set_state(state["torch"])
+    for size in stored["input_sizes"]:
+        if size is not None and not all(type(length) is int and length > 0 for length in size):
+            raise ValueError(f"expected a height and a width, got {size!r:.40}")
+
+
 @HOOKS.register_module()
 class CheckpointHook(hooks.CheckpointHook):
     """mmengine's CheckpointHook, with whole files and the random state of each process in them.
 
     Arguments and file names are mmengine's. An outdated checkpoint (``max_keep_ckpts``, ``save_best``) is
-    removed once its successor is written, so that for this long there is one more. Validation leaves the
-    random numbers of training as they were: a run that is resumed does not repeat it.
+    removed once its successor is written, so that for this long there is one more; a resumed run removes
+    nothing but checkpoints in its own folder, whatever paths the checkpoint it goes on from has. Validation
+    leaves the random numbers of training as they were: a run that is resumed does not repeat it.
     """
 
     _before_val: dict | None = None
@@ -103,13 +115,30 @@ class CheckpointHook(hooks.CheckpointHook):
         local = type(get_file_backend(self.out_dir or runner.work_dir, backend_args=self.backend_args))
         if local is LocalBackend and self.file_client_args is None:
             self.backend_args = dict(backend="mmcarafe_local")
+            self._forget_foreign_checkpoints(runner)
         super().before_train(runner)
         if is_main_process() and isinstance(self.file_backend, WholeFileBackend):
             for unfinished in Path(self.out_dir).glob(f"*.pth{PARTIAL}"):
-                runner.logger.warning(f"removing {unfinished}, which a run was killed while writing")
-                unfinished.unlink()
+                if not unfinished.is_dir():
+                    runner.logger.warning(f"removing {unfinished}, which a run was killed while writing")
+                    unfinished.unlink()
         if runner.iter > 0:
             self._continue(runner)
+
+    def _forget_foreign_checkpoints(self, runner: Runner) -> None:
+        """Drop what a resumed checkpoint says of others to remove, unless they are this run's own files."""
+        known = runner.message_hub.runtime_info
+        out_dir = Path(self.out_dir) / Path(runner.work_dir).name if self.out_dir else Path(runner.work_dir)
+        for name in [name for name in known if name.startswith("best_ckpt")]:
+            # of a run whose folder was moved or copied, the file of this name that is here
+            own = out_dir / Path(str(known[name])).name
+            if own.name.startswith("best_") and own.suffix == ".pth" and own.is_file():
+                known[name] = str(own)
+            else:
+                del known[name]
+        steps = known.get("keep_ckpt_ids", [])
+        if not isinstance(steps, list) or not all(type(step) is int for step in steps):
+            del known["keep_ckpt_ids"]
 
     def _continue(self, runner: Runner) -> None:
         loop, resumed = runner.train_loop, self._resumed or {}
@@ -142,7 +171,8 @@ class CheckpointHook(hooks.CheckpointHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep a resumed run's state until training begins."""
-        self._resumed = checkpoint.get("meta", {}).get("mmcarafe")
+        meta = checkpoint.get("meta")
+        self._resumed = meta.get("mmcarafe") if isinstance(meta, dict) else None
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         # every process comes here, but only the first one calls the hooks for saving

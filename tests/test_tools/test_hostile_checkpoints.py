@@ -202,16 +202,33 @@ def test_what_a_file_does_not_hold_is_not_allocated(huge):
 @pytest.mark.parametrize(
     ("weight", "match"),
     [
-        (torch.full((2, 3), float("nan")), r"NaN or infinity in 1 parameters \(first: weight\)"),
-        (torch.full((2, 3), float("inf")), r"NaN or infinity in 1 parameters \(first: weight\)"),
-        (torch.ones(3, 2), r"another architecture .* 1 parameters have another shape \(first: weight\)"),
+        (torch.full((2, 3), float("nan")), r"NaN or infinity in 1 parameters \(first: 'weight'\)"),
+        (torch.full((2, 3), float("inf")), r"NaN or infinity in 1 parameters \(first: 'weight'\)"),
+        (torch.ones(3, 2), r"another architecture .* 1 parameters have another shape \(first: 'weight'\)"),
         (torch.ones(2, 3).to_sparse(), "holds no state dict"),
         (torch.ones(2, 3, device="meta"), "holds no state dict"),
         (torch.quantize_per_tensor(torch.ones(2, 3), 1.0, 0, torch.qint8), "holds no state dict"),
+        (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "holds no state dict"),
+        (torch.full((2, 3), float("nan")).to(torch.float8_e4m3fn), "NaN or infinity in 1 parameters"),
+        (torch.ones(2, 3, dtype=torch.int64), "1 parameters are other kinds of numbers"),
+        (torch.ones(2, 3, dtype=torch.complex64), "1 parameters are other kinds of numbers"),
         ([[1.0] * 3] * 2, "holds no state dict"),
         (None, "another architecture .* 1 parameters are missing"),
     ],
-    ids=["nan", "inf", "shape", "sparse", "meta", "quantized", "list", "missing"],
+    ids=[
+        "nan",
+        "inf",
+        "shape",
+        "sparse",
+        "meta",
+        "quantized",
+        "nested",
+        "float8",
+        "integer",
+        "complex",
+        "list",
+        "missing",
+    ],
 )
 def test_weights_that_are_none_are_refused(weight, match, tmp_path):
     state = {"bias": torch.zeros(2)} | ({} if weight is None else {"weight": weight})
@@ -227,6 +244,82 @@ def test_cut_files_are_refused(cut, save, tmp_path):
     data = (tmp_path / "cut.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(data[: int(len(data) * cut) if 0 < cut < 1 else cut])
     assert "cannot be read as weights" in read(tmp_path / "cut.pth")
+
+
+class Pickled:
+    """Pickled as a call and the items and attributes that are then set."""
+
+    def __init__(self, function, arguments=(), attributes=None, items=()):
+        self.parts = (function, arguments, attributes, None, iter(items))
+
+    def __reduce__(self):
+        return self.parts
+
+
+NAN = {"weight": torch.full((2, 3), torch.nan), "bias": torch.zeros(2)}
+
+
+def with_attributes(tensor: torch.Tensor, **attributes) -> Pickled:
+    function, arguments = tensor.__reduce_ex__(2)[:2]
+    return Pickled(torch._tensor._rebuild_from_type_v2, (function, torch.Tensor, arguments, attributes))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {**NAN, "weight": with_attributes(NAN["weight"], isfinite=torch.Tensor)},
+        {**NAN, "weight": with_attributes(NAN["weight"], untyped_storage="x")},
+        Pickled(OrderedDict, attributes={"items": OrderedDict}, items=NAN.items()),
+        Pickled(OrderedDict, attributes={"_metadata": 5}, items=NAN.items()),
+        {**NAN, "bias": torch.Tensor},
+    ],
+    ids=["isfinite", "storage", "items", "metadata", "class"],
+)
+def test_a_file_cannot_replace_what_checks_call(state, tmp_path):
+    torch.save(dict(state_dict=state), tmp_path / "bad.pth")
+    torch.load(tmp_path / "bad.pth", weights_only=True)  # torch allows it
+    assert "only data is read" in read(tmp_path / "bad.pth")
+
+
+def test_the_history_of_a_file_changes_no_other(tmp_path, monkeypatch):
+    history, path = HistoryBuffer([1.0, 2.0, 30.0], [1, 1, 1]), tmp_path / "history.pth"
+    hostile = {**history.__dict__, "statistics_methods": {"mean": HistoryBuffer.max}}
+    for stored in (hostile, dict(a=1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(HistoryBuffer, "__getstate__", lambda _, stored=stored: stored)
+            torch.save(dict(state_dict={}, log=history), path)
+        if stored is hostile:
+            loaded = read_state_dict(str(path))[0]["log"]
+            assert type(loaded) is HistoryBuffer
+            assert loaded.statistics("mean") == history.statistics("mean") == 11
+        else:
+            assert "without its two rows of numbers" in read(path)
+
+
+def test_no_memory_or_time_is_spent_on_what_a_few_bytes_ask_for(tmp_path):
+    torch.save(dict(state_dict={}, extra=Call(bytearray, 2**34)), tmp_path / "long.pth")
+    assert "it asks for builtins.bytearray" in read(tmp_path / "long.pth")
+    nested = ["a"]
+    for _ in range(60):
+        nested = [nested, nested]
+    torch.save(dict(state_dict={}, extra=Call(np.dtype, nested)), tmp_path / "nested.pth")
+    assert "numpy data of the type a list" in read(tmp_path / "nested.pth")
+
+
+def test_a_wrong_bit_anywhere_is_found(tmp_path):
+    """One bit at each byte of the archive's directory, and of every 7th byte before it."""
+    path, state = tmp_path / "bit.pth", nn.Linear(9, 9).state_dict()
+    torch.save(dict(state_dict=state), path)
+    data = path.read_bytes()
+    directory = data.index(b"PK\x01\x02")
+    for position in (*range(0, directory, 7), *range(directory, len(data))):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1 << position % 8]) + data[position + 1 :])
+        try:
+            found = read_state_dict(str(path))[1]
+        except InputError:
+            continue
+        assert found.keys() == state.keys()  # a bit of a date, say
+        assert all(torch.equal(found[key], state[key]) for key in state)
 
 
 def test_parameters_that_share_their_data_are_accepted(tmp_path):

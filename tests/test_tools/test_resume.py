@@ -22,7 +22,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmengine.runner import EpochBasedTrainLoop
 from test_train_and_test import CONFIG, ROOT, SMALL, refused, tool, toy  # noqa: F401
-from train import check_training_state, checkpoint_to_resume, written_checkpoints
+from training_state import check_training_state, checkpoint_folder, checkpoint_to_resume, written_checkpoints
 
 from mmcarafe.models import resume
 from mmcarafe.models.resume import CheckpointHook, CheckpointWriteError, DistSamplerSeedHook, WholeFileBackend
@@ -275,7 +275,7 @@ def test_order_of_checkpoints(tmp_path):
         for age, name in enumerate(files):
             (tmp_path / name).write_text(str(tmp_path / "epoch_3.pth"))
             os.utime(tmp_path / name, (age, age))
-        return [path.name for path in written_checkpoints(tmp_path)]
+        return [path.name for path in written_checkpoints(tmp_path, tmp_path)]
 
     assert made() == []
     assert made("epoch_2.pth", "epoch_10.pth", "best_mAP_epoch_11.pth", "other.pth") == [
@@ -286,10 +286,27 @@ def test_order_of_checkpoints(tmp_path):
     assert made("epoch_10.pth", "epoch_2.pth", "epoch_3.pth", "iter_5.pth", *young) == [
         "epoch_4.pth", "epoch_3.pth", "epoch_2.pth"
     ]  # fmt: skip
-    (tmp_path / "last_checkpoint").write_text("/moved/epoch_3.pth")
-    assert written_checkpoints(tmp_path)[0].name == "epoch_3.pth"
-    (tmp_path / "last_checkpoint").write_text("")
-    assert written_checkpoints(tmp_path)[0].name == "epoch_10.pth"
+    elsewhere = tmp_path / "elsewhere"  # the folder was copied from there, and training went on
+    elsewhere.mkdir()
+    (elsewhere / "epoch_3.pth").touch()
+    for path in ("/moved/epoch_3.pth", elsewhere / "epoch_3.pth"):
+        (tmp_path / "last_checkpoint").write_text(str(path))
+        assert written_checkpoints(tmp_path, tmp_path)[0] == tmp_path / "epoch_3.pth"
+    # killed while the note was written, or it is none: the youngest file
+    for note in (b"", b"/moved/epo", b"\xff" * 5000):
+        (tmp_path / "last_checkpoint").write_bytes(note)
+        assert [path.name for path in written_checkpoints(tmp_path, tmp_path)][:2] == [
+            "epoch_4.pth",
+            "iter_5.pth",
+        ]
+    (tmp_path / "epoch_99.pth").symlink_to("nowhere")  # is then refused by name
+    assert written_checkpoints(tmp_path, tmp_path)[0].name == "epoch_99.pth"
+
+
+def test_checkpoints_are_looked_for_where_the_hook_writes_them():
+    assert checkpoint_folder(Config(dict(work_dir="work/run"))) == Path("work/run")
+    hook = dict(checkpoint=dict(type="CheckpointHook", out_dir="/big"))
+    assert checkpoint_folder(Config(dict(work_dir="work/run", default_hooks=hook))) == Path("/big/run")
 
 
 def test_a_state_that_cannot_be_resumed_is_named(whole_run, tmp_path):
@@ -299,6 +316,11 @@ def test_a_state_that_cannot_be_resumed_is_named(whole_run, tmp_path):
         (good["state_dict"], "it holds no meta, message_hub, optimizer: to start a new training from its"),
         ({key: good[key] for key in ("meta", "message_hub", "optimizer")}, "holds no state dict"),
         ({**good, "meta": {"epoch": "1"}}, "its meta has no numbers epoch and iter"),
+        ({**good, "meta": {**good["meta"], "mmcarafe": [1]}}, "its random state is none"),
+        (
+            {**good, "meta": {**good["meta"], "mmcarafe": dict(random=[{}], input_sizes=[])}},
+            "random state is none",
+        ),
     ):
         torch.save(content, path)
         with pytest.raises(InputError, match=match):
@@ -320,6 +342,85 @@ def test_another_optimizer_is_refused(rich, whole_run, optimizer, match):
     (rich / "other_optimizer.py").write_text(f'_base_ = "augmented.py"\noptim_wrapper = dict({optimizer})\n')
     refused("train.py", "other_optimizer.py", "--work-dir", "refused", "--resume", whole_run / "epoch_1.pth",
             "--cfg-options", *SMALL, cwd=rich, match=match)  # fmt: skip
+
+
+def wrong_size(checkpoint):
+    for state in checkpoint["optimizer"]["state"].values():
+        state["exp_avg"] = torch.ones(1)
+
+
+def changed(*keys, value):
+    """A change of what a path of keys leads to; without a value it is removed."""
+
+    def change(checkpoint):
+        part = checkpoint
+        for key in keys[:-1]:
+            part = part[key]
+        if value is None:
+            del part[keys[-1]]
+        else:
+            part[keys[-1]] = value
+
+    return change
+
+
+BROKEN = {
+    "optimizer-size": (wrong_size, "(exp_avg is not of its parameter's size)"),
+    "optimizer-nan": (
+        changed("optimizer", "state", 0, "exp_avg", value=torch.tensor(torch.nan)),
+        "exp_avg is not",
+    ),
+    "optimizer-lr": (changed("optimizer", "param_groups", 0, "lr", value="x"), "(lr 'x')"),
+    "schedule-none": (changed("param_schedulers", value=None), "the state of 0 parts of a schedule"),
+    "schedule-other": (
+        changed("param_schedulers", 0, value={"last_step": "x"}),
+        "the config's param_scheduler has",
+    ),
+    "average-none": (changed("ema_state_dict", value=5), "its ema_state_dict is no state dict"),
+    "average-part": (
+        changed("ema_state_dict", value={"module.backbone.conv1.weight": torch.zeros(1)}),
+        "parameters are missing",
+    ),
+    "average-nan": (
+        changed("ema_state_dict", "module.backbone.bn1.running_var", value=torch.full((8,), torch.nan)),
+        "holds NaN or infinity in 1 parameters (first: 'backbone.bn1.running_var')",
+    ),
+    "history": (changed("message_hub", value={}), "cannot be resumed from (AssertionError: "),
+}
+
+
+@pytest.mark.parametrize(("change", "match"), BROKEN.values(), ids=BROKEN)
+def test_a_state_that_does_not_fit_is_refused(rich, whole_run, change, match, tmp_path):
+    checkpoint = torch.load(whole_run / "epoch_1.pth", weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, tmp_path / "changed.pth")
+    refused("train.py", "augmented.py", "--work-dir", tmp_path / "work", "--resume", tmp_path / "changed.pth",
+            "--cfg-options", *SMALL, cwd=rich, match=match)  # fmt: skip
+
+
+def test_a_start_from_weights_none_of_which_fits_is_refused(rich, tmp_path):
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    refused("train.py", "augmented.py", "--cfg-options", *SMALL, f"load_from={tmp_path}/other.pth", cwd=rich,
+            match="holds no parameter of the config's model (its first: 'conv1.weight')")  # fmt: skip
+
+
+def test_a_resumed_run_removes_nothing_of_others(tmp_path):
+    (work := tmp_path / "work").mkdir()
+    (foreign := tmp_path / "best_other.pth").touch()
+    (own := work / "best_mAP_epoch_1.pth").touch()
+    hub = MessageHub("foreign")
+    runner = SimpleNamespace(work_dir=str(work), message_hub=hub)
+    for stored, expected in (
+        (tmp_path, None),
+        (foreign, None),
+        (5, None),
+        ("/moved/best_mAP_epoch_1.pth", str(own)),
+    ):
+        hub._runtime_info.clear()
+        hub._runtime_info.update(best_ckpt=stored, best_score=0.5, keep_ckpt_ids=["../x"])
+        CheckpointHook()._forget_foreign_checkpoints(runner)
+        assert hub.runtime_info.get("best_ckpt") == expected
+        assert hub.runtime_info.keys() <= {"best_ckpt", "best_score"}
 
 
 def test_the_hooks_have_mmengines_names():

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which checkpoint a training goes on from, and whether all of it can be gone on from."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from common import InputError, check_state, is_state_dict, read_state_dict, unwrap
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mmcarafe.models.resume import check_random_state
+
+# what mmengine raises where the parts of a state do not fit together
+MISFITS = (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError)
+
+# parts of an optimizer's state that torch's optimizers keep for each element of a parameter
+ELEMENTWISE = {
+    "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "sum", "square_avg", "grad_avg",
+    "acc_delta",
+}  # fmt: skip
+
+
+def checkpoint_folder(cfg: Config) -> Path:
+    """Where mmengine's CheckpointHook writes: the work directory, or one of its name in ``out_dir``."""
+    out_dir = (cfg.get("default_hooks") or {}).get("checkpoint", {}).get("out_dir")
+    return Path(out_dir) / Path(cfg.work_dir).name if out_dir else Path(cfg.work_dir)
+
+
+def written_checkpoints(work_dir: Path, folder: Path) -> list[Path]:
+    """The checkpoints of a work directory's last run, newest first; ``folder`` is where it wrote them.
+
+    mmengine writes the name of the newest one to ``last_checkpoint``. Files with higher numbers were left by
+    an earlier run, unless they are younger than that note: then the run was killed before it could write it.
+    A note that is empty or cut tells nothing, and the youngest file is taken as the newest.
+    """
+    note = work_dir / "last_checkpoint"
+    steps = {}
+    for path in folder.glob("*.pth"):
+        if found := re.fullmatch(r"(?!best_)(.*_)(\d+)\.pth", path.name):
+            steps[path] = found[1], int(found[2])
+    if not note.is_file():
+        return sorted(steps, key=lambda path: steps[path][1], reverse=True)
+    # only its name: the folder may have been moved, or be a copy of one that still exists
+    newest = folder / Path(note.read_text(errors="replace").strip()).name
+    if newest not in steps:
+        return sorted(steps, key=lambda path: path.lstat().st_mtime_ns, reverse=True)
+    (kind, last), written = steps[newest], note.stat().st_mtime_ns
+    last_run = [
+        path
+        for path, step in steps.items()
+        if step[0] == kind and (step[1] <= last or path.lstat().st_mtime_ns > written)
+    ]
+    return sorted(last_run, key=lambda path: steps[path][1], reverse=True)
+
+
+def check_training_state(path: str) -> None:
+    """Raise InputError unless a file holds all that training goes on from."""
+    checkpoint, state = read_state_dict(path)
+    parts = ("meta", "message_hub", "optimizer")
+    missing = [part for part in parts if not isinstance(checkpoint.get(part), dict)]
+    if missing or checkpoint is state:
+        raise InputError(
+            f"checkpoint {path} cannot be resumed from, it holds no {', '.join(missing) or 'state_dict'}: to "
+            f"start a new training from its weights give --cfg-options load_from={path} without --resume"
+        )
+    meta = checkpoint["meta"]
+    if not all(type(meta.get(name)) is int and meta[name] >= 0 for name in ("epoch", "iter")):
+        raise InputError(f"checkpoint {path} cannot be resumed from, its meta has no numbers epoch and iter")
+    if "config" in meta:  # what mmengine writes is called cfg
+        raise InputError(
+            f"checkpoint {path} has a meta.config, which mmengine would run as Python when it resumes; if "
+            "you trust where it comes from, remove that entry and save it again"
+        )
+    if "mmcarafe" in meta:
+        try:
+            check_random_state(meta["mmcarafe"])
+        except MISFITS as error:
+            raise InputError(f"checkpoint {path} cannot be resumed from, its random state is none") from error
+
+
+def checkpoint_to_resume(cfg: Config) -> tuple[str | None, list[str]]:
+    """The checkpoint given, or the newest one that is whole; and what is wrong with each that is newer."""
+    if cfg.get("load_from"):
+        check_training_state(cfg.load_from)
+        return cfg.load_from, []
+    refused = []
+    for path in map(str, written_checkpoints(Path(cfg.work_dir), checkpoint_folder(cfg))):
+        try:
+            check_training_state(path)
+        except InputError as error:
+            refused.append(str(error))
+        else:
+            return path, refused
+    if refused:
+        raise InputError(
+            f"none of the {len(refused)} checkpoints in {cfg.work_dir} can be resumed from; the newest: "
+            f"{refused[0]}"
+        )
+    return None, []
+
+
+def check_fit(runner: Runner, path: str) -> None:
+    """Raise InputError unless a checkpoint's state is of the run's model, optimizer and schedule."""
+    checkpoint, state = read_state_dict(path)
+    check_state(runner.model, path, state)
+    if "ema_state_dict" in checkpoint:
+        averaged = checkpoint["ema_state_dict"]
+        if not is_state_dict(averaged):
+            raise InputError(f"checkpoint {path}: its ema_state_dict is no state dict")
+        # the averaged model is the module of a wrapper that counts its steps
+        model = {k.removeprefix("module."): v for k, v in averaged.items() if k.startswith("module.")}
+        check_state(runner.model, path, model)
+    check_optimizer(runner, path, checkpoint["optimizer"])
+    schedulers, configured = checkpoint.get("param_schedulers"), runner.cfg.get("param_scheduler")
+    count = len(configured) if isinstance(configured, list) else bool(configured)
+    saved = schedulers if isinstance(schedulers, list) else []
+    usable = sum(isinstance(part, dict) and type(part.get("last_step")) is int for part in saved)
+    if usable != count or len(saved) != count:
+        raise InputError(
+            f"checkpoint {path} holds the state of {usable} parts of a schedule, the config's "
+            f"param_scheduler has {count}: use the config it was trained with"
+        )
+
+
+def check_optimizer(runner: Runner, path: str, saved: dict) -> None:
+    """Raise InputError unless an optimizer's state is of the config's kind, groups and parameters."""
+    ours = runner.build_optim_wrapper(runner.optim_wrapper)
+    if not isinstance(ours, OptimWrapper):  # of several models, which mmengine loads one by one
+        return
+    try:
+        ours.load_state_dict(saved)
+    except MISFITS as error:
+        problem = [str(error)]
+    else:
+        problem = list(_misfits(ours.optimizer))
+    if problem:
+        raise InputError(
+            f"checkpoint {path} holds the state of another optimizer than the config's "
+            f"{type(ours.optimizer).__name__} ({problem[0]}): use the optim_wrapper it was trained with, or "
+            f"start a new training from its weights with --cfg-options load_from={path} without --resume"
+        )
+
+
+def _misfits(optimizer: Optimizer) -> Iterator[str]:
+    """What an optimizer that has loaded its state cannot compute with; fused kernels trust every size."""
+    for group in optimizer.param_groups:
+        yield from (name for name in optimizer.defaults if name not in group)
+        if type(group.get("lr")) not in (int, float):
+            yield f"lr {group.get('lr')!r:.40}"
+    for parameter, state in optimizer.state.items():
+        if not isinstance(state, dict):
+            yield f"the state of a parameter is a {type(state).__name__}"
+            continue
+        for name, value in state.items():
+            shape = parameter.shape if name in ELEMENTWISE else torch.Size()
+            if value is None:  # no momentum
+                continue
+            if name in {*ELEMENTWISE, "step"} and getattr(value, "shape", torch.Size()) != shape:
+                yield f"{name} is not of its parameter's size"
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                yield f"{name} is not finite"
+
+
+def say_what_does_not_fit(runner: Runner, path: str) -> None:
+    """Let what mmengine raises while it resumes end in a sentence."""
+    resume = runner.load_or_resume
+
+    def load_or_resume() -> None:
+        try:
+            resume()
+        except MISFITS as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InputError(
+                f"checkpoint {path} cannot be resumed from ({reason}); use an earlier one"
+            ) from error
+
+    runner.load_or_resume = load_or_resume
+
+
+def check_some_match(model: nn.Module, path: str) -> None:
+    """Raise InputError where none of a checkpoint's weights is the model's."""
+    state = read_state_dict(path)[1]
+    if not {key.removeprefix("module.") for key in state} & unwrap(model).state_dict().keys():
+        raise InputError(
+            f"checkpoint {path} holds no parameter of the config's model (its first: "
+            f"{next(iter(state), None)!r}): the training would start from random weights"
+        )
