@@ -6,12 +6,17 @@ to do), and PyTorch modules whose convolutions are wrapped together with a Batch
 """
 
 import argparse
+import io
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from common import InputError, check_finite, read_state_dict, run
+from fold_batch_norm import check_values, fold
 from torch import Tensor
+
+from mmcarafe.models.resume import PARTIAL, CheckpointWriteError, WholeFileBackend
 
 COMPRESSOR, ENCODER = "channel_compressor", "content_encoder"
 
@@ -47,29 +52,24 @@ ACTIVATION_HELP = (
 def find_modules(state: dict[str, Tensor]) -> dict[str, Layout | None]:
     """Prefix of each CARAFE module, with its layout; None where the names are ours already."""
     found = {}
+
+    def add(prefix: str, layout: Layout | None) -> None:
+        if prefix in found:
+            raise InputError(
+                f"{prefix.rstrip('.') or 'the module'} has weights under the names of two implementations; "
+                "leave out those that are not used"
+            )
+        found[prefix] = layout
+
     for key in state:
         if key.endswith(f"{COMPRESSOR}.weight") and key.replace(COMPRESSOR, ENCODER) in state:
-            found[key.removesuffix(f"{COMPRESSOR}.weight")] = None
+            add(key.removesuffix(f"{COMPRESSOR}.weight"), None)
         for layout in LAYOUTS:
             suffix = f"{layout.compressor}.weight"
             prefix = key.removesuffix(suffix)
             if f".{key}".endswith(f".{suffix}") and f"{prefix}{layout.encoder}.weight" in state:
-                found[prefix] = layout
+                add(prefix, layout)
     return found
-
-
-def fold(state: dict[str, Tensor], conv: str, norm: str, eps: float) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with the evaluation-mode BatchNorm behind it worked in."""
-    weight = state[f"{conv}.weight"]
-    bias = state.get(f"{conv}.bias", weight.new_zeros(len(weight)))
-    if f"{norm}.running_var" not in state:
-        return weight, bias
-    mean, var = (state[f"{norm}.running_{name}"].double() for name in ("mean", "var"))
-    gamma = state.get(f"{norm}.weight", torch.ones_like(mean)).double()
-    beta = state.get(f"{norm}.bias", torch.zeros_like(mean)).double()
-    scale = gamma / (var + eps).sqrt()
-    folded = weight.double() * scale[:, None, None, None], beta + (bias.double() - mean) * scale
-    return folded[0].to(weight.dtype), folded[1].to(weight.dtype)
 
 
 def convert_module(state: dict[str, Tensor], prefix: str, layout: Layout, activation: str, eps: float) -> str:
@@ -81,6 +81,8 @@ def convert_module(state: dict[str, Tensor], prefix: str, layout: Layout, activa
     name = prefix.rstrip(".") or "the module"
     if layout.refusal:
         raise InputError(f"{name}: {layout.refusal}")
+    for conv, norm in parts.values():
+        check_values(state, conv, norm)
     if state[f"{parts[COMPRESSOR][0]}.weight"].shape[2:] != (1, 1):
         shape = tuple(state[f"{parts[COMPRESSOR][0]}.weight"].shape)
         raise InputError(f"{name}: expected a 1 x 1 convolution as compressor, got weights of shape {shape}")
@@ -167,6 +169,25 @@ def convert(state: dict[str, Tensor], activation: str | None = None, eps: float 
     ]
 
 
+def check_target(target: str) -> None:
+    """Raise InputError where the file cannot be written, or only over something that exists."""
+    for path in (target, f"{target}{PARTIAL}"):  # the second is its name until it is whole
+        if os.path.lexists(path):
+            raise InputError(f"{path} exists; choose another name, nothing is overwritten")
+    if not Path(target).parent.is_dir():
+        raise InputError(f"{target}: folder {Path(target).parent} does not exist; make it")
+
+
+def write(checkpoint: dict, target: str) -> None:
+    """Write a checkpoint whole or not at all; OSError with the file's name where the disk is full."""
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    try:
+        WholeFileBackend().put(content.getvalue(), target)
+    except CheckpointWriteError as error:  # its advice is for training
+        raise OSError(error.errno, os.strerror(error.errno), target) from error
+
+
 def main() -> None:
     """Read, convert, report, write."""
     parser = argparse.ArgumentParser(description="Convert CARAFE weights of other implementations")
@@ -178,8 +199,9 @@ def main() -> None:
     parser.add_argument("--bn-eps", type=float, default=1e-5, help="eps of the source's BatchNorm (1e-5; "
                         "YOLO models often have 1e-3)")  # fmt: skip
     args = parser.parse_args()
-    if Path(args.target).exists():
-        raise InputError(f"{args.target} exists; choose another name, nothing is overwritten")
+    if not 0 <= args.bn_eps < 1:
+        parser.error(f"--bn-eps: expected a number from 0 to below 1, got {args.bn_eps:g}")
+    check_target(args.target)
     checkpoint, state = read_state_dict(args.source)
     check_finite(args.source, state)
     for name in ("optimizer", "ema_state_dict"):
@@ -192,9 +214,7 @@ def main() -> None:
             "use it with upsample_cfg=dict(type='CARAFE', norm_cfg=dict(type='BN', eps=<the source's>), "
             "act_cfg=dict(type=<the source's>))"
         )
-    partial = Path(f"{args.target}.part")
-    torch.save(checkpoint, partial)
-    partial.rename(args.target)
+    write(checkpoint, args.target)
     print(f"wrote {args.target}")
 
 

@@ -23,6 +23,7 @@ from common import (
 )
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
+from pictures import check_folder, write_picture
 from torch import nn
 
 from mmcarafe.layers import CARAFE
@@ -99,6 +100,7 @@ def points_of(view: View, args: argparse.Namespace) -> list[Point]:
 def main() -> None:
     """Run the detector on the image and write the pictures."""
     args = parse_args()
+    check_folder("--out", Path(args.out))
     cfg = read_config(args.config, args.cfg_options)
     check_image(args.image)
     model = build_model(cfg, args)
@@ -119,8 +121,7 @@ def main() -> None:
         folder = Path(args.out) / view.name
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in draw(view, chosen).items():
-            pixels = to_rgb(figure, args.dpi)[..., ::-1]
-            cv2.imwrite(str(folder / f"{name}.png"), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+            write_picture(folder / f"{name}.png", to_rgb(figure, args.dpi)[..., ::-1], compression=9)
         print(f"{view.name}: {len(view.calls)} levels, {len(chosen)} points, written to {folder}")
     ran = {call.name for view in seen for call in view.calls}
     for name, module in model.named_modules():

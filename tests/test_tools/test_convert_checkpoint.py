@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights of other implementations give the same outputs here, or are refused with the reason."""
 
+import resource
+
 import pytest
 import torch
 from common import InputError
-from convert_checkpoint import convert
+from convert_checkpoint import check_target, convert, write
 from mmcv.ops import CARAFEPack
 from samples import assert_close, loop
 from test_train_and_test import refused, tool
@@ -131,6 +133,44 @@ def test_what_has_no_counterpart_is_refused(change, activation, message):
     assert state == before
 
 
+ONES = torch.ones(4, 6, 1, 1)
+
+
+@pytest.mark.parametrize("activation", ["none", "both"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"comp.conv.weight": ONES[..., 0, 0]}, r"^comp.conv.weight: .* got float32 of shape \(4, 6\)$"),
+        ({"enc.conv.weight": torch.ones(())}, r"^enc.conv.weight: .* got float32 of shape \(\)$"),
+        ({"enc.conv.weight": torch.ones(36)}, r"^enc.conv.weight: .* got float32 of shape \(36,\)$"),
+        ({"comp.conv.weight": ONES.long()}, r"^comp.conv.weight: expected .*floating-point .* got int64"),
+        ({"comp.conv.weight": ONES + 0j}, r"^comp.conv.weight: expected .*floating-point .* got complex64"),
+        ({"comp.conv.bias": torch.ones(1)}, r"^comp.conv.bias: .* each of the 4 .* shape \(1,\)$"),
+        ({"comp.bn.bias": torch.ones(4, 1)}, r"^comp.bn.bias: .* each of the 4 .* shape \(4, 1\)$"),
+        ({"enc.bn.weight": torch.ones(36).long()}, r"^enc.bn.weight: expected a floating-point .* got int64"),
+        ({"enc.bn.running_mean": torch.ones(4)}, r"^enc.bn.running_mean: .* each of the 36 .*\(4,\)$"),
+        ({"enc.bn.running_var": torch.ones(1)}, r"^enc.bn.running_var: .* each of the 36 .*\(1,\)$"),
+        ({"comp.bn.running_var": -torch.ones(4)}, r"^comp.bn.running_var: expected variances, .* got -1$"),
+        ({"content_encoder.weight": ONES, "channel_compressor.weight": ONES}, "names of two implementations"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_values_that_would_be_broadcast_or_cast_are_refused(change, message, activation):
+    state = {**trained().state_dict(), **change}
+    before = dict(state)
+    with pytest.raises(InputError, match=message):
+        convert(state, activation)
+    assert state == before
+
+
+def test_a_fold_beyond_the_range_of_the_numbers_is_refused():
+    state = {key: value.half() for key, value in trained().state_dict().items()}
+    state["enc.bn.running_var"] = torch.zeros(36).half()
+    state["enc.bn.weight"] = torch.full((36,), 6e4).half()
+    with pytest.raises(InputError, match=r"^enc.conv.weight: .* beyond the range of torch.float16"):
+        convert(state, "none")
+
+
 def test_a_layout_with_several_operators_is_refused():
     state = {
         "channel_compressor.compressor_conv.weight": torch.rand(4, 6, 1, 1),
@@ -156,3 +196,28 @@ def test_the_command_writes_a_checkpoint_and_never_over_one(tmp_path):
     (broken := module.state_dict())["comp.bn.running_var"].fill_(float("nan"))
     torch.save(broken, tmp_path / "nan.pth")
     refused("convert_checkpoint.py", "nan.pth", "new.pth", cwd=tmp_path, match="holds NaN or infinity in 1")
+
+
+def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(trained().state_dict(), "theirs.pth")
+    with pytest.raises(InputError, match=r"gone/ours.pth: folder gone does not exist"):
+        check_target("gone/ours.pth")
+    (tmp_path / "mine").write_text("mine")
+    for name in ("link.pth", "ours.pth.partial"):
+        (tmp_path / name).symlink_to("mine" if "ours" in name else "nowhere")
+        with pytest.raises(InputError, match=f"^{name} exists"):
+            check_target(name.removesuffix(".partial"))
+        (tmp_path / name).unlink()
+    assert (tmp_path / "mine").read_text() == "mine"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: 'ours.pth'"):
+            write(trained().state_dict(), "ours.pth")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "theirs.pth"]
+    refused("convert_checkpoint.py", "theirs.pth", "gone/a.pth", cwd=tmp_path, match="folder gone does not")
+    eps = ("--bn-eps", "nan")
+    refused("convert_checkpoint.py", "theirs.pth", "a.pth", *eps, cwd=tmp_path, match="--bn-eps: expected")

@@ -2,16 +2,21 @@
 """The demo draws and writes what a detector finds, whatever holds the pictures."""
 
 import json
+import os
+import shlex
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from demo import main
 from mmdet.apis import DetInferencer
 from pycocotools import mask as coco_mask
 from shapes import CLASSES
-from test_train_and_test import CONFIG, refused, tool, toy, trained  # noqa: F401
+from test_train_and_test import CONFIG, ROOT, refused, tool, toy, trained  # noqa: F401
 
 
 @pytest.fixture
@@ -113,18 +118,66 @@ def test_what_was_found_before_an_interruption_is_written(detector, images, tmp_
     assert {r["image_id"] for r in json.loads((tmp_path / "out/results.json").read_text())} == {0, 1}
 
 
-def test_a_video(detector, images, tmp_path):
-    frames = [cv2.imread(str(p)) for p in sorted(images.iterdir())]
+def make_video(path, images, times=1):
+    frames = [cv2.imread(str(p)) for p in sorted(images.iterdir())] * times
     size = frames[0].shape[1::-1]
-    writer = cv2.VideoWriter(str(tmp_path / "in.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 5, size)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 5, size)
     for frame in frames:
         writer.write(cv2.resize(frame, size))
     writer.release()
+    return frames
+
+
+def test_a_video(detector, images, tmp_path):
+    frames = make_video(tmp_path / "in.mp4", images)
     demo(tmp_path / "in.mp4", detector, tmp_path)
     video = cv2.VideoCapture(str(tmp_path / "out/video.mp4"))
     assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 3
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(5)
     check(json.loads((tmp_path / "out/results.json").read_text()), frames[0].shape[:2])
+
+
+def test_a_video_that_was_cut_off_is_written_and_said(detector, images, tmp_path):
+    make_video(tmp_path / "in.mp4", images, times=4)
+    content = bytearray((tmp_path / "in.mp4").read_bytes())
+    start = content.index(b"mdat") + 4
+    middle = start + (content.index(b"moov") - start) // 2
+    content[middle : content.index(b"moov") - 4] = bytes(content.index(b"moov") - 4 - middle)
+    (tmp_path / "in.mp4").write_bytes(content)
+    options = (*detector, "--out-dir", tmp_path / "out", "--threads", 1)
+    refused("demo.py", tmp_path / "in.mp4", *options, cwd=tmp_path, match="of 12 frames could be read")
+    assert 0 < cv2.VideoCapture(str(tmp_path / "out/video.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) < 12
+
+
+def limited(tmp_path, *args):
+    """The last line of the demo where no file, the config included, may exceed 16 KiB: as on a full disk."""
+    options = ("--threads", 1, "--score-thr", 0.99, "--out-dir", "out")
+    command = shlex.join(map(str, (sys.executable, ROOT / "tools/demo.py", *args, *options)))
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 16; {command}"], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def test_a_full_disk_is_said(detector, images, tmp_path):
+    noise = np.random.default_rng(0)
+    for path in images.iterdir():
+        cv2.imwrite(str(path), noise.integers(0, 256, (160, 160, 3), np.uint8))
+    make_video(tmp_path / "in.mp4", images, times=4)
+    assert ".png: File too large; make room" in limited(tmp_path, images, *detector)
+    assert "video.mp4 was not written whole (0 of 12 frames)" in limited(tmp_path, "in.mp4", *detector)
+
+
+def test_weights_alone_are_given_the_names_of_the_config(detector, images, tmp_path):
+    config, checkpoint = detector
+    torch.save(torch.load(checkpoint, weights_only=True)["state_dict"], tmp_path / "raw.pth")
+    demo(images, (config, tmp_path / "raw.pth"), tmp_path)
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert {r["category"] for r in results} <= set(CLASSES)
+    assert all(r["category_id"] == CLASSES.index(r["category"]) for r in results)
 
 
 def test_pictures_of_one_name_are_kept_apart(detector, images, tmp_path):
@@ -136,10 +189,34 @@ def test_pictures_of_one_name_are_kept_apart(detector, images, tmp_path):
 
 def test_the_images_themselves_are_not_overwritten(detector, images, tmp_path):
     before = {path: path.read_bytes() for path in images.iterdir()}
-    refused(
-        "demo.py", images, *detector, "--out-dir", images, cwd=tmp_path, match="holds the images themselves"
-    )
+    links = tmp_path / "links"
+    links.mkdir()
+    for path in images.iterdir():
+        (links / path.name).symlink_to(path)
+    for given, out in ((images, images), (links, images), (links, links), (images, links)):
+        refused("demo.py", given, *detector, "--out-dir", out, cwd=tmp_path, match="holds the input")
     assert {path: path.read_bytes() for path in images.iterdir()} == before
+
+
+def test_a_video_itself_is_not_overwritten(detector, images, tmp_path):
+    make_video(tmp_path / "video.mp4", images)
+    before = (tmp_path / "video.mp4").read_bytes()
+    refused("demo.py", "video.mp4", *detector, "--out-dir", ".", cwd=tmp_path, match="holds the input")
+    assert (tmp_path / "video.mp4").read_bytes() == before
+
+
+def test_what_cannot_be_written_is_named(detector, images, tmp_path):
+    first = sorted(images.iterdir())[0]
+    make_video(tmp_path / "in.mp4", images)
+    for name in ("video.mp4", first.name):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    for given, out, match in (
+        (images, "out", f"{first.name}: Is a directory"),
+        ("in.mp4", "out", "out/video.mp4 cannot be written"),
+        (images, "file", "--out-dir file: file is no folder"),
+    ):
+        refused("demo.py", given, *detector, "--out-dir", out, cwd=tmp_path, match=match)
 
 
 def test_a_device_that_is_not_there_is_named(detector, images, tmp_path):

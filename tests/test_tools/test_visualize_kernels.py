@@ -61,3 +61,14 @@ def test_a_mistake_is_named(given, tmp_path):
     ):
         refused("visualize_kernels.py", *args, "--out", "out", cwd=tmp_path, match=match)
         assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("")
+    match = "--out file/in: file is no folder"
+    refused("visualize_kernels.py", *given, "--out", "file/in", cwd=tmp_path, match=match)
+
+
+def test_a_picture_that_cannot_be_written_is_named(given, tmp_path):
+    (tmp_path / "out/neck").mkdir(parents=True)
+    (tmp_path / "out/neck/trace.png").symlink_to("/dev/full")
+    options = ("--out", "out", "--module", "neck", *ANY)
+    match = "out/neck/trace.png: No space left on device; make room"
+    refused("visualize_kernels.py", *given, *options, cwd=tmp_path, match=match)
