@@ -13,6 +13,7 @@ Examples::
 import argparse
 import json
 import os
+import sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,20 +25,20 @@ from dataset_checks import (
     check_box,
     check_categories,
     check_fields,
+    check_file_names,
     check_ids,
     check_marks,
-    check_mask,
 )
 from dataset_images import Settings, check_file, check_image_entry
 from dataset_kinds import KINDS
+from dataset_masks import check_mask
+from dataset_report import as_json, table
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-SHOWN = 3
 PARTS = ("images", "categories", "annotations")
 
 
@@ -65,7 +66,10 @@ def read_annotations(name: str) -> dict[str, list]:
     if not path.is_file():
         raise InputError(f"annotation file {name} does not exist")
     try:
-        data = json.loads(path.read_bytes())
+        with path.open() as file:  # as pycocotools does, which takes no other encoding
+            data = json.load(file)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} is not UTF-8: {error}; save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is not JSON: {error}") from error
     if not isinstance(data, dict):
@@ -74,6 +78,20 @@ def read_annotations(name: str) -> dict[str, list]:
         if not isinstance(data.get(part, empty), list):
             raise InputError(f"{name} is not COCO: expected a list called {part}")
     return {part: data.get(part, []) for part in PARTS}
+
+
+def check_out(name: str, ann_file: str) -> None:
+    """InputError unless a report can be written, before the work it is of."""
+    try:
+        with open(name, "a"):
+            pass
+        same = Path(name).samefile(ann_file)
+    except OSError as error:
+        raise InputError(
+            f"--out {name} cannot be written ({error.strerror}): expected a JSON file"
+        ) from error
+    if same:
+        raise InputError(f"--out {name} is the annotation file: name another one")
 
 
 def read_settings(name: str, options: dict | None) -> Settings:
@@ -114,6 +132,7 @@ def check_annotations(data: dict[str, list], settings: Settings) -> tuple[Findin
             if not found.add(check_fields(entry, part), **({known: entry} if known else {})):
                 sound[part].append(entry)
         found.add(check_ids(sound[part], part))
+    found.add(check_file_names(sound["images"]))
     found.add(check_categories(sound["categories"], settings.classes))
     images = {image["id"]: image for image in sound["images"]}
     categories = {category["id"] for category in sound["categories"]}
@@ -168,50 +187,19 @@ def check_images(folder: Path, images: list[dict], settings: Settings, threads: 
             found.add(result, image)
 
 
-def table(found: Findings) -> Table:
-    """A row for each kind, errors first."""
-    rows = Table(show_lines=True)
-    for column, width in (
-        ("problem", 27),
-        ("count", 5),
-        ("what becomes of it, what to do", 46),
-        ("first", 29),
-    ):
-        rows.add_column(
-            column, justify="right" if column == "count" else "left", width=width, overflow="fold"
-        )
-    for kind in sorted(found, key=lambda name: (KINDS[name].severity, list(KINDS).index(name))):
-        title, training, evaluation, remedy, _ = KINDS[kind]
-        first = [where(example) for example in found[kind][:SHOWN]]
-        more = [f"and {len(found[kind]) - SHOWN} more"] if len(found[kind]) > SHOWN else []
-        rows.add_row(
-            f"{KINDS[kind].severity}: {kind}\n{title}",
-            str(len(found[kind])),
-            f"training: {training}\nevaluation: {evaluation}\nto do: {remedy}",
-            "\n".join(first + more),
-        )
-    return rows
-
-
-def where(example: tuple) -> str:
-    """File, ids and detail of one example, without those that it has not."""
-    name, image, ann, detail = example
-    ids = [f"image {image}" if image is not None else "", f"annotation {ann}" if ann is not None else ""]
-    return ", ".join(part for part in (name, *ids, detail) if part)
-
-
 def main(args: argparse.Namespace) -> int:
     """Check and report; returns the exit status."""
     settings = read_settings(args.config, args.cfg_options) if args.config else Settings()
     if args.img_dir and not Path(args.img_dir).is_dir():
         raise InputError(f"--img-dir {args.img_dir} is no folder")
-    if args.out and not Path(args.out).parent.is_dir():
-        raise InputError(f"--out {args.out}: its folder does not exist")
     data = read_annotations(args.ann_file)
+    if args.out:
+        check_out(args.out, args.ann_file)
     found, images = check_annotations(data, settings)
     if args.img_dir:
         check_images(Path(args.img_dir), images, settings, args.threads, found)
     errors = [kind for kind in found if KINDS[kind].severity == "error"]
+    sys.stdout.reconfigure(errors="backslashreplace")  # names that its encoding lacks
     console = Console(width=120, markup=False, highlight=False)
     if found:
         console.print(table(found))
@@ -219,12 +207,7 @@ def main(args: argparse.Namespace) -> int:
     total = sum(len(found[kind]) for kind in errors)
     print(f"{counts}: {total} errors of {len(errors)} kinds, {len(found) - len(errors)} kinds of notes")
     if args.out:
-        report = {
-            kind: KINDS[kind]._asdict()
-            | dict(severity=KINDS[kind].severity, found=[e._asdict() for e in found[kind]])
-            for kind in found
-        }
-        Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+        Path(args.out).write_text(as_json(found))
     return 1 if errors else 0
 
 

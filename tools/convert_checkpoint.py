@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from common import InputError, check_finite, read_state_dict, run
+from common import InputError, run
 from fold_batch_norm import check_values, fold
 from torch import Tensor
+from weights import check_finite, read_state_dict
 
 from mmcarafe.models.resume import PARTIAL, CheckpointWriteError, WholeFileBackend
 

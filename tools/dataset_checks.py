@@ -7,15 +7,11 @@ Checks are generators of pairs: the name of a kind, and what the reader needs to
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from math import isfinite
-from operator import mul
 from typing import NamedTuple
-
-from pycocotools import mask as coco_mask
 
 Found = Iterator[tuple[str, str]]
 
 MAX_INT = 2**63
-FAR = 10**6  # px; the memory that drawing a polygon takes grows with its outline
 EDGE = 1.0  # px by which boxes may leave the image by rounding
 
 
@@ -42,6 +38,7 @@ class Findings(defaultdict[str, list[Example]]):
         for kind, detail in found:
             image_id = image.get("id") if image else (ann or {}).get("image_id")
             name = image.get("file_name") if image else None
+            name = name if isinstance(name, str) else None  # what else it is, the detail says
             self[kind].append(Example(name, image_id, (ann or {}).get("id"), detail))
             noted = True
         return noted
@@ -102,6 +99,13 @@ def check_ids(entries: list[dict], part: str) -> Found:
             yield "annotation-id-0", ""
 
 
+def check_file_names(images: list[dict]) -> Found:
+    """Files that are the image of several entries."""
+    for name, times in Counter(image["file_name"] for image in images).items():
+        if times > 1:
+            yield "image-file-twice", f"{name} {times} times"
+
+
 def check_categories(categories: list[dict], classes: tuple[str, ...] | None) -> Found:
     """The file's categories among themselves and against a config's classes."""
     names = [category["name"] for category in categories]
@@ -144,98 +148,3 @@ def check_marks(ann: dict) -> Found:
         yield "iscrowd", f"iscrowd is {ann['iscrowd']!r:.40}" if "iscrowd" in ann else "it is missing"
     if ann.get("ignore"):
         yield "ignore", ""
-
-
-def check_mask(ann: dict, image: dict, poly2mask: bool) -> Found:
-    """The mask, as LoadAnnotations and pycocotools read it."""
-    mask = ann.get("segmentation")
-    if not mask:
-        yield "mask-missing", "segmentation is missing" if mask is None else f"segmentation is {mask!r}"
-    elif isinstance(mask, list):
-        yield from _check_polygons(mask, image)
-    elif not isinstance(mask, dict):
-        yield "mask-malformed", repr(mask)[:40]
-    elif not poly2mask and not ann.get("iscrowd"):
-        yield "rle-not-polygon", ""
-    elif mask.get("counts") is None or mask.get("size") is None:
-        yield "rle-incomplete", f"has {', '.join(mask) or 'nothing'}"
-    else:
-        yield from _check_rle(mask, image)
-
-
-def _check_polygons(parts: list, image: dict) -> Found:
-    try:
-        parts = [[*map(float, part)] for part in parts]
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-    ):  # numbers where lists are expected, or lists or words where numbers are
-        yield "mask-malformed", repr(parts)[:40]
-        return
-    outer = [f(part) for part in parts if part for f in (min, max)]
-    if not isfinite(sum(map(sum, parts))) or any(abs(number) > FAR for number in outer):
-        yield "polygon-not-finite", repr(parts)[:40]
-        return
-    good = [part for part in parts if len(part) >= 6 and len(part) % 2 == 0]
-    if len(good) < len(parts):
-        yield "polygon-part", f"{len(parts) - len(good)} of {len(parts)}"
-    if good and not any(_covers(part, image["width"], image["height"]) for part in good):
-        yield "mask-empty", f"polygon {good[0]}"[:60]
-
-
-def _covers(part: list[float], width: float, height: float) -> bool:
-    """Whether a polygon covers a pixel of the image; drawn only where its outline leaves a doubt."""
-    xs, ys = part[::2], part[1::2]
-    left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
-    if right <= 0 or bottom <= 0 or left >= width or top >= height:
-        return False
-    if left >= 0 and top >= 0 and right <= width and bottom <= height:
-        turned = sum(map(mul, xs, ys[1:] + ys[:1])) - sum(map(mul, ys, xs[1:] + xs[:1]))
-        if abs(turned) >= 8 * (right - left + bottom - top):  # area of 2 pixels for each it is long
-            return True
-    return bool(coco_mask.area(coco_mask.frPyObjects([part], int(height), int(width))).sum())
-
-
-def _check_rle(mask: dict, image: dict) -> Found:
-    size, counts = mask["size"], mask["counts"]
-    if size != [image["height"], image["width"]]:
-        yield "rle-size", f"size {size} in {image['height']} x {image['width']}"
-        return
-    if not counts:
-        yield "rle-runs", f"counts is {counts!r}"
-        return
-    try:
-        if isinstance(counts, str):  # back into a list of runs
-            counts = _runs(counts)
-        total = sum(counts)
-        negative = min(counts) < 0
-    except (TypeError, ValueError, IndexError):
-        yield "mask-malformed", f"counts {counts!r:.40}"
-        return
-    if negative or total > size[0] * size[1]:
-        yield "mask-malformed", f"runs of {total} pixels in {size}"
-    elif total < size[0] * size[1]:
-        yield "rle-runs", f"runs of {total} pixels in {size}"
-    elif not sum(counts[1::2]):
-        yield "mask-empty", "no run of the mask"
-
-
-def _runs(counts: str) -> list[int]:
-    """The runs in COCO's compressed counts: five bits a letter, differences to the last but one run."""
-    runs: list[int] = []
-    value = shift = 0
-    for code in counts.encode("ascii"):
-        letter = code - 48
-        if not 0 <= letter < 64:
-            raise ValueError(f"{chr(code)!r} is no letter of an RLE")
-        value |= (letter & 31) << shift
-        shift += 5
-        if not letter & 32:
-            if letter & 16:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise ValueError("the last run is cut short")
-    return runs

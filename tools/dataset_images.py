@@ -57,7 +57,11 @@ def check_image_entry(image: dict, anns: list[dict], settings: Settings) -> Foun
 
 def check_file(path: Path, image: dict, loader: LoadImageFromFile) -> Found:
     """An image file, as the pipeline reads it."""
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError:  # a name that is too long, or a folder that may not be entered
+        found = False
+    if not found:
         yield "image-missing", str(path)
         return
     size = None
@@ -67,7 +71,7 @@ def check_file(path: Path, image: dict, loader: LoadImageFromFile) -> Found:
             yield from _check_header(header)
             if orientation in SIDEWAYS:
                 size = size[::-1]
-    except (UnidentifiedImageError, OSError, SyntaxError):
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
         pass  # not for Pillow; the pipeline's own reader decides
     pixels = size[0] * size[1] if size else 0
     if pixels > MAX_PIXELS:
@@ -78,7 +82,7 @@ def check_file(path: Path, image: dict, loader: LoadImageFromFile) -> Found:
     else:
         try:
             size = loader(dict(img_path=str(path)))["ori_shape"][::-1]
-        except (cv2.error, AssertionError, OSError):  # no bytes, no image, and Pillow's
+        except (cv2.error, AssertionError, OSError, ValueError):  # no bytes, no image, and Pillow's
             yield "image-unreadable", f"{path.stat().st_size} bytes"
             return
     if size != (image["width"], image["height"]):

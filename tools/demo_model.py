@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The detector of the demo, and the names of the classes that its labels stand for."""
 
-from common import InputError, check_checkpoint, innermost_datasets, read_config, read_state_dict
+from common import InputError, innermost_datasets, read_config
 from mmdet.apis import DetInferencer
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from torch import nn
+from weights import check_checkpoint, read_state_dict
 
 
 class Inferencer(DetInferencer):

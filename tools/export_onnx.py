@@ -20,11 +20,12 @@ import warnings
 from pathlib import Path
 
 import torch
-from common import InputError, add_cfg_options, build_detector, check_checkpoint, read_config, run
+from common import InputError, add_cfg_options, build_detector, read_config, run
 from mmengine.runner import load_checkpoint
 from onnx_parts import PARTS, Part, part_of
 from onnx_verify import verify
 from torch.export import Dim, ExportedProgram
+from weights import check_checkpoint
 
 from mmcarafe.models.deploy_ops import exportable
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import cv2
 import matplotlib
 import numpy as np
-from common import InputError, check_data, load_config, read_state_dict, run
+from common import InputError, check_data, load_config, run
 from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
+from weights import read_state_dict
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # after the choice of a backend that needs no screen

@@ -5,10 +5,11 @@ import argparse
 from copy import deepcopy
 from pathlib import Path
 
-from common import InputError, add_options, build_runner, check_checkpoint, check_data, load_config, run
+from common import InputError, add_options, build_runner, check_data, load_config, run
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
+from weights import check_checkpoint
 
 
 def parse_args() -> argparse.Namespace:

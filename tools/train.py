@@ -4,19 +4,11 @@
 import argparse
 from collections.abc import Iterator
 
-from common import (
-    InputError,
-    add_options,
-    build_runner,
-    check_data,
-    check_finite,
-    load_config,
-    read_state_dict,
-    run,
-)
+from common import InputError, add_options, build_runner, check_data, load_config, run
 from mmengine.dist import all_gather_object
 from mmengine.runner import Runner
 from training_state import check_fit, check_some_match, checkpoint_to_resume, say_what_does_not_fit
+from weights import check_finite, read_state_dict
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from common import InputError, check_state, is_state_dict, read_state_dict, unwrap
+from common import InputError
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from weights import check_state, is_state_dict, read_state_dict, unwrap
 
 from mmcarafe.models.resume import check_random_state
 

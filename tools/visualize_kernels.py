@@ -12,19 +12,12 @@ import argparse
 from pathlib import Path
 
 import cv2
-from common import (
-    InputError,
-    add_cfg_options,
-    add_device_option,
-    build_detector,
-    check_checkpoint,
-    read_config,
-    run,
-)
+from common import InputError, add_cfg_options, add_device_option, build_detector, read_config, run
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 from pictures import check_folder, write_picture
 from torch import nn
+from weights import check_checkpoint
 
 from mmcarafe.layers import CARAFE
 from mmcarafe.visualization import (

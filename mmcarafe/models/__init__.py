@@ -6,6 +6,7 @@ from mmcarafe.layers import CARAFE
 
 from . import amp, logger, resume  # noqa: F401  register hooks and the optimizer wrapper
 from .checkpoint import allow_mmengine_types
+from .datasets import CocoDataset, CocoMetric, LoadAnnotations  # noqa: F401  registered
 from .dense_heads import BoxInstMaskHead, CondInstMaskHead, RTMDetInsHead, RTMDetInsSepBNHead, SOLOV2Head
 from .loading import LoadImageFromFile, Resize  # noqa: F401  registered
 from .mask_heads import DynamicMaskHead, FCNMaskHead, HTCMaskHead, SCNetMaskHead

@@ -11,8 +11,16 @@ _REASONS = {FileNotFoundError: "it does not exist", AssertionError: "it is cut o
 _ALL_AT_ONCE = "tools/check_dataset.py finds all such images before a run"
 
 
-class ImageError(ValueError):
+class DataError(ValueError):
+    """A data set cannot be used; the message is one sentence that says what of it."""
+
+
+class ImageError(DataError):
     """An image of a data set cannot be used; the message names its file and id."""
+
+
+class AnnotationError(DataError):
+    """Annotations of a data set cannot be used; the message names their file or image, and the reason."""
 
 
 def leaves_no_pixel(size: tuple[int, int], scale: tuple[int, int]) -> bool:
@@ -25,7 +33,8 @@ def leaves_no_pixel(size: tuple[int, int], scale: tuple[int, int]) -> bool:
     return min(rescale_size(size, scale)) < 1
 
 
-def _name(results: dict) -> str:
+def image_name(results: dict) -> str:
+    """The file and id of the image that a pipeline is at work on."""
     known = f" (image id {results['img_id']})" if "img_id" in results else ""
     return f"image {results.get('img_path') or 'given as an array'}{known}"
 
@@ -42,9 +51,9 @@ class LoadImageFromFile(transforms.LoadImageFromFile):
         """Read the image of ``results["img_path"]``."""
         try:
             return super().transform(results)
-        except (AssertionError, OSError, cv2.error) as error:
+        except (AssertionError, OSError, ValueError, cv2.error) as error:
             reason = _REASONS.get(type(error)) or str(error).split("\n")[0]
-            raise ImageError(f"{_name(results)} cannot be read: {reason}; {_ALL_AT_ONCE}") from error
+            raise ImageError(f"{image_name(results)} cannot be read: {reason}; {_ALL_AT_ONCE}") from error
 
 
 @TRANSFORMS.register_module(force=True)
@@ -61,7 +70,7 @@ class Resize(MMDetResize):
             height, width = image.shape[:2]
             if leaves_no_pixel((width, height), results["scale"]):
                 raise ImageError(
-                    f"{_name(results)} is too thin: no pixel is left of {width} x {height} resized to "
+                    f"{image_name(results)} is too thin: no pixel is left of {width} x {height} resized to "
                     f"{tuple(results['scale'])}; cut it into tiles or leave it out; {_ALL_AT_ONCE}"
                 )
         super()._resize_img(results)

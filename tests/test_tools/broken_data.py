@@ -21,6 +21,10 @@ def square(x: float, y: float, w: float, h: float) -> list[float]:
     return [x, y, x + w, y, x + w, y + h, x, y + h]
 
 
+def zigzag(points: int, far: float = 1e6) -> list[float]:
+    return [v for i in range(points) for v in ((-far if i % 2 else far), (far if i % 2 else -far))]
+
+
 def annotation(number: int, image_id: int, category_id: int = 1) -> dict:
     return dict(id=number, image_id=image_id, category_id=category_id, bbox=BOX, area=BOX[2] * BOX[3],
                 iscrowd=0, segmentation=[square(*BOX)])  # fmt: skip
@@ -75,6 +79,7 @@ OBJECTS = {  # name of the kind -> one or more files that show it
         first(bbox=[1, 2, 3]), first(bbox=["1", "2", "3", "4"]), first(area="5"), first(id=[1]),
         first("images", height=None), first("images", file_name=None), first("images", id=None),
         first("images", width="64"), first("categories", name=None), with_parts(images=["first.png"]),
+        *(first("images", file_name=name) for name in (5, ["x"], {}, True)),
     ],
     "id-type": [with_parts(images=[i | dict(id=str(i["id"])) for i in sound()["images"]],
         annotations=[a | dict(image_id=str(a["image_id"])) for a in sound()["annotations"]])],
@@ -82,6 +87,7 @@ OBJECTS = {  # name of the kind -> one or more files that show it
     "annotation-id-0": [first(id=0)],
     "image-id-twice": [with_parts(images=[*sound()["images"],
             sound()["images"][0] | dict(file_name=SECOND)])],
+    "image-file-twice": [first("images", file_name=SECOND)],
     "annotation-id-twice": [first(id=12)],
     "category-id-twice": [
         with_parts(categories=[CATEGORIES[0], CATEGORIES[1] | dict(id=1), *CATEGORIES[2:]])
@@ -110,13 +116,20 @@ OBJECTS = {  # name of the kind -> one or more files that show it
     "mask-missing": [masked(None), masked([]), masked({})],
     "mask-malformed": [
         masked(square(*BOX)), masked("x"), masked([["a"] * 6]), run_length("hello world"),
-        run_length([5000, 2000]),
+        run_length([5000, 2000]), masked(["123456"]), run_length("o" * 3000 + "0"),
+        run_length("o" * 3000 + "O"), run_length([10**4000] * 2), run_length([NAN]), run_length([INF]),
     ],
+    "mask-text": [masked([[str(v) for v in square(*BOX)]]), run_length([str(H * W - 20), "20"])],
     "polygon-part": [masked([[1, 2, 3, 4]]), masked([[1, 2, 30, 4, 5, 6, 7]]), masked([square(*BOX), [1, 2,
             3, 4]])],
-    "polygon-not-finite": [masked([[NAN, 2, 30, 4, 5, 6]]), masked([[INF, 2, 30, 4, 5, 6]])],
-    "rle-incomplete": [masked(dict(counts="11")), masked(dict(size=[H, W]))],
-    "rle-runs": [run_length(""), run_length([]), run_length([5, 20])],
+    "polygon-not-finite": [
+        masked([[NAN, 2, 30, 4, 5, 6]]), masked([[INF, 2, 30, 4, 5, 6]]), masked([["nan", 2, 30, 4, 5, 6]]),
+        masked([zigzag(60)]), masked([zigzag(3, 1e4)] * 30),
+    ],
+    "rle-incomplete": [masked(dict(counts="11")), masked(dict(size=[H, W])), run_length(7)],
+    "rle-runs": [run_length(""), run_length([]), run_length([5, 20]), run_length([H * W - 10.5, 10.5]),
+                 run_length([H * W - 10.5, 11])],
+    "rle-negative": [run_length([-5, H * W + 5]), run_length("0O0O" * 50)],
     "rle-size": [masked(rle(filled().T))],
     "rle-not-polygon": [masked(rle(filled()))],
     "mask-empty": [masked(rle(np.zeros((H, W), np.uint8))), masked([square(200, 200, 10, 10)]),
@@ -156,6 +169,7 @@ IMAGES = {  # name of the kind -> contents of the first image that show it; None
         b"", b"<html>not found</html>", cut("JPEG", 0.5), cut("JPEG", 0.99), cut("PNG", 0.5), cut("WEBP",
         0.5),
         encoded(Image.fromarray((RAMP / 65535).astype(np.float32)), "TIFF"),
+        b"P6\n64 x\n255\n", encoded(picture())[:11] + b"\0" + encoded(picture())[12:],
     ],
     "image-size": [encoded(picture(96, 128)), encoded(picture(), "JPEG", orientation=6)],
     "image-rotated": [encoded(picture(), "JPEG", orientation=3), encoded(picture(W, H), "JPEG",

@@ -1,31 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """tools/check_dataset.py names every case, and what it says of each is what mmdet does with it."""
 
-import copy
-import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import broken_data as broken
-import numpy as np
 import pytest
-import torch
-from broken_data import BOX, FIRST, IMAGES, OBJECTS, SECOND, encoded, first, picture, sound, write
-from check_dataset import check_annotations, check_images, read_settings
-from dataset_kinds import KINDS, markdown
+from broken_data import FIRST, IMAGES, INF, NAN, OBJECTS, SECOND, first, sound, write
+from check_dataset import read_settings
+from dataset_kinds import KINDS
+from dataset_parts import SETTINGS, agrees, ends, evaluate, found_in, train
+from dataset_report import table
 from demo import read_images
-from mmdet.registry import DATASETS, METRICS
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from test_train_and_test import CONFIG, ROOT, SMALL, refused, tool, toy  # noqa: F401
+from test_train_and_test import CONFIG
 
-from mmcarafe.models.loading import ImageError
+from mmcarafe.models.loading import AnnotationError
 
-CFG = Config.fromfile(CONFIG)
-SETTINGS = read_settings(str(CONFIG), None)
 # have tests of their own
 SPECIAL = {"polygon-not-finite", "polygon-part", "class-not-in-file", "rle-not-polygon"}
 # what is wrong besides
@@ -39,55 +28,6 @@ CASES = [pytest.param(k, d, id=f"{k}-{i}") for k, examples in OBJECTS.items() fo
 PICTURES = [
     pytest.param(k, b, id=f"{k}-{i}") for k, contents in IMAGES.items() for i, b in enumerate(contents)
 ]
-
-
-def dataset(folder: Path, split: str, steps: dict | None = None, **changes):
-    """A split of the config; ``steps`` changes transforms by their type."""
-    init_default_scope("mmdet")
-    cfg = copy.deepcopy(CFG[f"{split}_dataloader"].dataset)
-    cfg.update(data_root=str(folder), ann_file="ann.json", data_prefix=dict(img="img/"), **changes)
-    for step in cfg.pipeline:
-        step.update((steps or {}).get(step.type, {}))
-    return DATASETS.build(cfg)
-
-
-def train(folder: Path, flips: float = 0.0, masks: dict | None = None, **changes) -> list:
-    """The samples of an epoch."""
-    steps = dict(RandomFlip=dict(prob=flips), LoadAnnotations=masks or {})
-    loaded = dataset(folder, "train", steps, **changes)
-    return [loaded[i]["data_samples"] for i in range(len(loaded))]
-
-
-def evaluate(folder: Path, label: int = 0) -> dict:
-    """Metrics where the box of the sound data is found once in each image."""
-    loaded = dataset(folder, "val")
-    metric = METRICS.build(CFG.val_evaluator | dict(ann_file=str(folder / "ann.json")))
-    metric.dataset_meta = loaded.metainfo
-    for i in range(len(loaded)):
-        sample = loaded[i]["data_samples"]
-        x, y, w, h = BOX
-        mask = torch.zeros(1, *sample.ori_shape, dtype=torch.bool)
-        mask[0, y : y + h, x : x + w] = True
-        found = dict(bboxes=torch.tensor([[x, y, x + w, y + h]]), scores=torch.tensor([0.9]),
-                     labels=torch.tensor([label]), masks=mask)  # fmt: skip
-        sample = dict(img_id=sample.img_id, ori_shape=sample.ori_shape, pred_instances=found)
-        metric.process(None, [sample])
-    return metric.evaluate(size=len(loaded))
-
-
-def agrees(stated: str, does, folder: Path):
-    """What ``does`` returns; None where it is stated that it stops, and it does."""
-    if stated.startswith("refused"):
-        with pytest.raises(Exception):  # noqa: B017, PT011  whatever is raised, deep inside
-            does(folder)
-        return None
-    return does(folder)
-
-
-def found_in(folder: Path, settings=SETTINGS) -> dict:
-    found, images = check_annotations(json.loads((folder / "ann.json").read_text()), settings)
-    check_images(folder / "img", images, settings, 1, found)
-    return found
 
 
 def test_sound_data_show_nothing(tmp_path):
@@ -110,6 +50,7 @@ def test_objects(kind, data, tmp_path):
         tmp_path, read_settings(str(CONFIG), polygons) if kind == "rle-not-polygon" else SETTINGS
     )
     assert kind in found
+    assert table(found).row_count == len(found)
     assert {k for k in found if KINDS[k].severity == "error"} <= {kind} | FOLLOWS.get(kind, set())
     if kind in SPECIAL:
         return
@@ -201,7 +142,7 @@ def test_masks_that_are_wrong(tmp_path):
 def test_an_rle_of_an_image_of_another_size_is_refused(tmp_path):
     write(tmp_path, OBJECTS["rle-not-polygon"][0], IMAGES["image-size"][0])
     for does in (train, evaluate):
-        with pytest.raises(ValueError, match="same shape"):
+        with pytest.raises(AnnotationError, match=r"of image .*first.png \(image id 1\) .*same shape"):
             does(tmp_path)
 
 
@@ -213,7 +154,7 @@ def test_a_part_of_a_polygon_is_left_out_or_the_object_ignored(tmp_path):
         assert (len(sample.gt_instances), len(sample.ignored_instances)) == (left, 2 - left)
     assert evaluate(tmp_path)
     write(tmp_path, short)
-    with pytest.raises(TypeError):
+    with pytest.raises(AnnotationError, match="TypeError"):
         evaluate(tmp_path)
 
 
@@ -223,120 +164,39 @@ def test_masks_as_runs_are_ignored_as_polygons(tmp_path):
     assert (len(sample.gt_instances), len(sample.ignored_instances)) == (1, 1)
 
 
-@pytest.mark.parametrize("number", ["nan", "inf"])
-def test_a_polygon_that_is_not_finite_ends_the_process(number):
-    code = (
-        "import resource; from pycocotools import mask;"
-        "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31));"
-        f"mask.frPyObjects([[float('{number}'), 2., 30., 4., 5., 6.]], 48, 64)"
-    )
-    try:
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
-    except subprocess.TimeoutExpired:
-        return
-    assert result.returncode < 0 or b"MemoryError" in result.stderr
+@pytest.mark.parametrize("polygon", [[NAN, 2, 30, 4, 5, 6], [INF, 2, 30, 4, 5, 6], broken.zigzag(60)],
+                         ids=["nan", "inf", "zigzag"])  # fmt: skip
+def test_a_polygon_that_is_not_finite_ends_the_process(polygon):
+    assert ends(f"nan, inf = float('nan'), float('inf'); mask.frPyObjects([{polygon}], 48, 64)")
 
 
-def test_sizes_that_filters_and_transforms_cannot_take(tmp_path):
-    one = first("images", width=1, height=1)
-    pixel = dict(bbox=[0, 0, 1, 1], segmentation=[broken.square(0, 0, 1, 1)])
-    one["annotations"] = [a | (pixel if a["image_id"] == 1 else {}) for a in sound()["annotations"]]
-    write(tmp_path, one, encoded(picture(1, 1)))
-    assert {*found_in(tmp_path)} == {"image-one-wide"}
-    with pytest.raises(ValueError, match="stride"):
-        train(tmp_path, flips=1.0)
-    settings = read_settings(str(CONFIG), {"train_dataloader.dataset.filter_cfg.min_size": 32})
-    assert {*found_in(tmp_path, settings)} == {"image-below-min-size"}
-    assert len(train(tmp_path, filter_cfg=dict(filter_empty_gt=True, min_size=32))) == 1
-    assert evaluate(tmp_path)
-    write(tmp_path, first("images", width=3000, height=1), encoded(picture(1, 3000)))
-    assert "image-thin" in found_in(tmp_path)
-    with pytest.raises(ImageError, match=r"\(image id 1\) is too thin: no pixel is left of 3000 x 1 resized"):
-        evaluate(tmp_path)
+def test_the_longest_outline_that_is_no_problem_does_not(tmp_path):
+    longest = "[v for i in range(20000) for v in ((i % 2) * 49.0, i % 48)]"  # 980000 pixels
+    write(tmp_path, first(segmentation=[eval(longest)]))
+    assert "polygon-not-finite" not in found_in(tmp_path)
+    assert not ends(f"mask.frPyObjects([{longest}], 48, 64)")
 
 
-def test_large_images_are_named_without_being_decoded(tmp_path):
-    for size, kind in (((20000, 20000), "image-large"), ((40000, 30000), "image-too-large")):
-        whole = encoded(broken.Image.new("1", size))
-        write(tmp_path, first("images", width=size[0], height=size[1]), whole)
-        assert {k for k in found_in(tmp_path) if k.startswith("image")} == {kind, "image-grey"}
-    skipped = []
-    assert not list(read_images([tmp_path / "img" / FIRST], skipped, None))
-    assert len(skipped) == 1
+def test_negative_runs_hang_pycocotools():
+    run = "dict(size=[48, 64], counts=b'0O0O' * 50)"
+    full = "mask.encode(np.ones((48, 64), np.uint8, order='F'))"
+    assert ends(f"import numpy as np; mask.iou([{full}], [{run}], [0])")
 
 
-def test_16_bits_lose_the_lower_eight(tmp_path):
-    write(tmp_path, sound(), encoded(broken.Image.fromarray(np.full((48, 64), 255, np.uint16))))
-    assert int(dataset(tmp_path, "val")[0]["inputs"].max()) == 0
+def test_true_marks_a_crowd_as_1_does(tmp_path):
+    seen = []
+    for value in (1, True):
+        write(tmp_path, first(iscrowd=value))
+        assert not found_in(tmp_path)
+        samples = train(tmp_path)
+        seen.append(([len(sample.gt_instances) for sample in samples], evaluate(tmp_path)))
+    assert seen[0] == seen[1]
+    assert seen[0][0] == [1, 2]
 
 
-def test_the_command_reports_all_at_once(tmp_path):
-    data = first(bbox=[100, 100, 10, 10])
-    data["annotations"][2]["category_id"] = 99
-    write(tmp_path, data, b"")
-    args = (tmp_path / "ann.json", "--img-dir", tmp_path / "img", "--config", CONFIG)
-    result = tool("check_dataset.py", *args, "--out", tmp_path / "out.json", cwd=tmp_path, check=False)
-    assert result.returncode == 1
-    errors = {"box-outside", "category-unknown", "image-unreadable"}
-    assert all(f"error: {kind}" in " ".join(result.stdout.split()) for kind in errors)
-    assert "3 errors of 3 kinds" in result.stdout
-    report = json.loads((tmp_path / "out.json").read_text())
-    assert report.keys() == errors
-    (example,) = report["category-unknown"]["found"]
-    assert (example["file_name"], example["image_id"], example["annotation_id"]) == (SECOND, 2, 13)
-
-
-@pytest.mark.parametrize(
-    ("content", "options", "match"),
-    [
-        (None, ["--no-images"], "does not exist"),
-        ("{", ["--no-images"], "is not JSON"),
-        ("[]", ["--no-images"], "is not COCO: expected an object"),
-        ('{"images": []}', ["--no-images"], "is not COCO: expected a list called categories"),
-        ("{}", [], "expected either --img-dir"),
-        ("{}", ["--img-dir", "nowhere"], "--img-dir nowhere is no folder"),
-        ("{}", ["--no-images", "--config", "nothing.py"], "config nothing.py does not exist"),
-    ],
-)
-def test_wrong_use(content, options, match, tmp_path):
-    if content is not None:
-        (tmp_path / "ann.json").write_text(content)
-    result = tool("check_dataset.py", "ann.json", *options, cwd=tmp_path, check=False)
-    assert result.returncode == 2
-    assert match in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-def test_notes_leave_the_status_at_0(tmp_path):
-    write(tmp_path, sound(), encoded(picture(mode="L")))
-    out = tool("check_dataset.py", "ann.json", "--img-dir", "img", cwd=tmp_path).stdout
-    assert "0 errors of 0 kinds, 1 kinds of notes" in out
-
-
-def test_the_shapes_are_sound(toy):  # noqa: F811
-    for split in ("train", "val"):
-        file = f"data/shapes/annotations/instances_{split}2017.json"
-        args = (file, "--img-dir", f"data/shapes/{split}2017", "--config", CONFIG)
-        assert "0 errors of 0 kinds" in tool("check_dataset.py", *args, cwd=toy).stdout
-
-
-@pytest.mark.skipif("COCO_ROOT" not in os.environ, reason="COCO_ROOT names no folder in COCO's layout")
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_coco_is_sound(split):
-    root = Path(os.environ["COCO_ROOT"])
-    args = (root / f"annotations/instances_{split}2017.json", "--img-dir", root / f"{split}2017")
-    assert "0 errors of 0 kinds" in tool("check_dataset.py", *args, cwd=root).stdout
-
-
-def test_the_guide_has_the_tables():
-    assert markdown() in (ROOT / "docs/datasets.md").read_text()
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_training_names_a_broken_image(workers, toy, tmp_path):  # noqa: F811
-    shutil.copytree(toy / "data", tmp_path / "data")
-    (tmp_path / "data/shapes/train2017/000000000004.png").write_bytes(b"")
-    options = [*SMALL, "train_cfg.max_epochs=1", f"train_dataloader.num_workers={workers}"]
-    persists = [] if workers else ["train_dataloader.persistent_workers=False"]
-    refused("train.py", CONFIG, "--cfg-options", *options, *persists, cwd=tmp_path,
-            match="image data/shapes/train2017/000000000004.png (image id 4) cannot be read")  # fmt: skip
+def test_a_polygon_of_strings_is_used_only_where_it_is_drawn(tmp_path):
+    write(tmp_path, OBJECTS["mask-text"][0])
+    assert int(train(tmp_path)[0].gt_instances.masks.masks[0].sum()) == 320
+    assert evaluate(tmp_path)["coco/segm_mAP"] == 0.5
+    with pytest.raises(TypeError):
+        train(tmp_path, masks=dict(poly2mask=False), flips=1.0)

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from common import InputError, check_checkpoint, read_state_dict
+from common import InputError
 from mmengine.logging import HistoryBuffer
 from test_train_and_test import CONFIG, ROOT, SMALL, refused, tool, toy, trained  # noqa: F401
 from torch import nn
+from weights import check_checkpoint, read_state_dict
 
 CODE = "open('marker', 'w').close()"
 
@@ -183,7 +184,7 @@ def huge(tmp_path) -> list[Path]:
 
 def test_what_a_file_does_not_hold_is_not_allocated(huge):
     code = (
-        "import resource, sys\nfrom common import InputError, read_state_dict\n"
+        "import resource, sys\nfrom common import InputError\nfrom weights import read_state_dict\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, -1))\n"
         "for path in sys.argv[1:]:\n"
