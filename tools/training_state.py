@@ -81,7 +81,9 @@ def check_training_state(path: str) -> None:
         try:
             check_random_state(meta["mmcarafe"])
         except MISFITS as error:
-            raise InputError(f"checkpoint {path} cannot be resumed from, its random state is none") from error
+            raise InputError(
+                f"checkpoint {path} cannot be resumed from: its meta.mmcarafe is no random state"
+            ) from error
 
 
 def checkpoint_to_resume(cfg: Config) -> tuple[str | None, list[str]]:

@@ -316,10 +316,10 @@ def test_a_state_that_cannot_be_resumed_is_named(whole_run, tmp_path):
         (good["state_dict"], "it holds no meta, message_hub, optimizer: to start a new training from its"),
         ({key: good[key] for key in ("meta", "message_hub", "optimizer")}, "holds no state dict"),
         ({**good, "meta": {"epoch": "1"}}, "its meta has no numbers epoch and iter"),
-        ({**good, "meta": {**good["meta"], "mmcarafe": [1]}}, "its random state is none"),
+        ({**good, "meta": {**good["meta"], "mmcarafe": [1]}}, "its meta.mmcarafe is no random state"),
         (
             {**good, "meta": {**good["meta"], "mmcarafe": dict(random=[{}], input_sizes=[])}},
-            "random state is none",
+            "its meta.mmcarafe is no random state",
         ),
     ):
         torch.save(content, path)
