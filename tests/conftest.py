@@ -8,11 +8,13 @@ import importlib
 import os
 import random
 from contextlib import contextmanager
+from importlib import metadata
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from packaging.version import Version
 
 if not torch.cuda.is_available():
     # read when Triton is imported: its kernels then run on CPU tensors, in Python
@@ -40,6 +42,11 @@ def pytest_configure(config):
 def pytest_runtest_setup(item):
     if item.get_closest_marker("needs_cuda") and not torch.cuda.is_available():
         pytest.skip("torch sees no CUDA device")
+    for mark in item.iter_markers("needs"):
+        for package, version in mark.kwargs.items():
+            found = {d.name: d.version for d in metadata.distributions(name=package)}.get(package, version)
+            if Version(found) < Version(version):
+                pytest.skip(f"known to fail before {package} {version}, see the README's combinations")
 
 
 @pytest.fixture(autouse=True)

@@ -31,6 +31,7 @@ def detections(module, images):
         return dict(zip(module.outputs, module.eval()(images), strict=True))
 
 
+@pytest.mark.needs(torch="2.7")  # orders equal scores differently
 @pytest.mark.parametrize("start", ONE_STAGE + TWO_STAGE)
 def test_detections_are_mmdets(start):
     detector = lively(start)

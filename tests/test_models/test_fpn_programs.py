@@ -27,6 +27,7 @@ def assert_same(program, neck, inputs=INPUTS):
         assert_close(actual, expected)
 
 
+@pytest.mark.needs(torch="2.7")
 def test_compiled_without_graph_break_equals_eager(neck):
     torch.compiler.reset()
     twin = copy.deepcopy(neck)
@@ -38,6 +39,7 @@ def test_compiled_without_graph_break_equals_eager(neck):
         assert_close(actual.grad, expected.grad, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.needs(torch="2.7")
 def test_one_compilation_serves_all_sizes(neck):
     torch.compiler.reset()
     compiled = torch.compile(neck, fullgraph=True, dynamic=True, backend="aot_eager")
@@ -50,6 +52,7 @@ def test_one_compilation_serves_all_sizes(neck):
             assert_close(actual, expected)
 
 
+@pytest.mark.needs(torch="2.7")
 def test_exported_with_dynamic_height_and_width(neck):
     h, w = torch.export.Dim("h", min=3, max=99), torch.export.Dim("w", min=3, max=99)
     even = (torch.rand(1, 4, 12, 10), torch.rand(1, 8, 6, 5))
@@ -58,6 +61,7 @@ def test_exported_with_dynamic_height_and_width(neck):
     assert_same(program.module(), neck, (torch.rand(1, 4, 30, 44), torch.rand(1, 8, 15, 22)))
 
 
+@pytest.mark.needs(torch="2.7")
 def test_exported_equals_eager(neck):
     program = torch.export.export(neck, (INPUTS,))
     assert torch.ops.mmcarafe.carafe.default in [node.target for node in program.graph.nodes]

@@ -169,6 +169,7 @@ def test_autocast_leaves_float64_alone_as_torch_does():
     assert out.dtype == torch.float64
 
 
+@pytest.mark.needs(torch="2.7")
 @pytest.mark.usefixtures("compiler")
 def test_autocast_inside_a_compiled_function():
     features, masks, _ = SAMPLE.tensors(torch.float32)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from samples import TRITON_DEVICE, Sample, assert_close, every_sample
+from samples import TRITON_DEVICE, Sample, assert_close, every_sample, needs_triton
 
 from mmcarafe.ops import cuda, cuda_implementations, mmcv_kernels, reference, triton_launch
 from mmcarafe.ops import use_cuda_implementation as use
@@ -131,7 +131,7 @@ def test_mmcv_serves_what_it_can_and_gives_the_loops_values(op, sample, mmcv):
 
 @pytest.mark.parametrize("dtype", mmcv_kernels.DTYPES, ids=str)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("implementation", ["mmcv", "triton", "reference"])
+@pytest.mark.parametrize("implementation", ["mmcv", pytest.param("triton", marks=needs_triton), "reference"])
 @pytest.mark.parametrize("op", OPS)
 def test_every_implementation_keeps_dtype_and_memory_format(op, implementation, dtype, memory_format, mmcv):
     if implementation == "triton":
@@ -189,6 +189,7 @@ def test_sizes_that_mmcv_cannot_address_go_elsewhere(op, shape, k, groups, reaso
     assert triton_launch.why_not(op, tensors, k, groups, 2) == triton_launch.unusable(False)
 
 
+@needs_triton
 def test_order_of_each_dtype(mmcv):
     pytest.importorskip("triton")
     for dtype, name in (
@@ -268,6 +269,7 @@ def test_no_warning_for_float64_which_the_reference_serves(recwarn):
     assert not recwarn
 
 
+@needs_triton
 def test_debug_log_says_what_was_chosen_and_why(only, caplog):
     only("triton", "reference")
     inputs, _ = call("carafe", SAMPLE)

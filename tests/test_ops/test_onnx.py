@@ -62,6 +62,7 @@ def test_batch_height_and_width_are_chosen_later(groups, scale, k):
         assert_close(run(model, features, masks), other.expected()[0])
 
 
+@pytest.mark.needs(torch="2.10")
 def test_standard_operators_only_and_nothing_unfolded():
     sample = Sample(1, 64, 6, 7, k=5, groups=2, scale=2)
     model = exported(sample, dynamic=False)

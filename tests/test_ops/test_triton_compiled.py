@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton", reason="Triton, an optional requirement, is not installed")
-pytestmark = pytest.mark.uses_cuda  # not even that, but a GPU's Triton is checked with the rest
+# a GPU is not even used, but its Triton is checked with the rest
+pytestmark = [pytest.mark.uses_cuda, pytest.mark.needs(triton="3.4")]
 
 P3 = [1, 256, 100, 168]
 NVIDIA = {"sm_80": ["cuda", 80, 32], "sm_90": ["cuda", 90, 32]}

@@ -6,14 +6,14 @@ from itertools import product
 import pytest
 import torch
 from hypothesis import strategies as st
-from samples import TOLERANCE, Sample, assert_close, every_sample
+from samples import TOLERANCE, Sample, assert_close, every_sample, needs_triton
 from samples import TRITON_DEVICE as DEVICE
 from sweep import Ops, check, sweep
 
 from mmcarafe.ops import reference, triton_launch
 
 pytest.importorskip("triton", reason="Triton, an optional requirement, is not installed")
-pytestmark = pytest.mark.uses_cuda
+pytestmark = [pytest.mark.uses_cuda, needs_triton]
 
 OPS = Ops(triton_launch.carafe, triton_launch.grad_features, triton_launch.grad_masks)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

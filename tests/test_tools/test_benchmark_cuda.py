@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from benchmark_peers import Inputs
 from common import InputError
 from readme import markers
+from samples import needs_triton
 from test_train_and_test import tool
 
 from mmcarafe.ops import cuda, mmcv_kernels
@@ -69,6 +70,7 @@ def measured(tmp_path, monkeypatch) -> dict:
     return json.loads((tmp_path / "out/benchmark_cuda.json").read_text())
 
 
+@needs_triton
 def test_every_row_of_every_combination_is_measured(measured):
     found = {(r["layout"], r["dtype"], r["what"], r["row"]) for r in measured["results"]}
     assert found == {
@@ -121,7 +123,7 @@ def test_rows_run_in_turn_after_two_rounds_of_warming_up():
     assert all(len(kind) == 3 for pair in times.values() for kind in pair)
 
 
-@pytest.mark.parametrize("name", ["triton", "mmcv"])
+@pytest.mark.parametrize("name", [pytest.param("triton", marks=needs_triton), "mmcv"])
 def test_both_passes_of_a_row_are_served_by_its_implementation(name, monkeypatch):
     served = []
 
@@ -145,6 +147,7 @@ def test_both_passes_of_a_row_are_served_by_its_implementation(name, monkeypatch
     assert served == [name, name]
 
 
+@needs_triton
 def test_a_row_that_needs_too_much_memory_is_left_out(tmp_path, monkeypatch):
     class Small(Processor):
         def captured(self, calls, keep):

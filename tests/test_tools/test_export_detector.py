@@ -19,6 +19,8 @@ from export_onnx import program_of, save
 from onnx_parts import part_of
 from onnx_verify import compare, runtime, verify
 
+pytestmark = pytest.mark.needs(torch="2.10")
+
 SLOWLY = (
     "mask-rcnn_r50_fpn",
     "fcos_r50-caffe_fpn",

@@ -12,6 +12,7 @@ from test_train_and_test import SMALL, refused, tool, toy, trained  # noqa: F401
 
 pytest.importorskip("onnxscript", reason="the ONNX tools, an optional requirement, are not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+pytestmark = pytest.mark.needs(torch="2.10")
 
 # by whether a model may keep its sizes open; some heads fix them while they run
 SLOW = pytest.mark.skipif("MMCARAFE_SLOW_TESTS" not in os.environ, reason="MMCARAFE_SLOW_TESTS=1 runs it")
