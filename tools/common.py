@@ -173,6 +173,16 @@ def run(main: Callable[[], None]) -> None:
         # mmengine puts "class `FPN` in mmcarafe/models/necks.py: " before what a constructor raised
         sentence = str(error).rsplit(".py: ", 1)[-1]
         sys.exit(f"{Path(sys.argv[0]).name}: {sentence}")
+    except KeyError as error:
+        # mmengine's, which is followed by a link; of any other the trace is wanted
+        missing, registry, _ = str(error.args[0] if error.args else "").partition(" registry. Please check ")
+        if not registry:
+            raise
+        sys.exit(
+            f"{Path(sys.argv[0]).name}: {missing} registry: check its spelling, or name the module that registers "
+            "it in custom_imports; a config's custom_imports replaces that of its _base_, whose modules must be "
+            "repeated in it"
+        )
     except DataError as error:
         # what a data worker raises arrives with the worker's trace, what a constructor does as above
         sentence = str(error).strip().rsplit("Error: ", 1)[-1].rsplit(".py: ", 1)[-1]

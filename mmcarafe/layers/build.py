@@ -2,6 +2,7 @@
 """From ``upsample_cfg`` to a module: the one table of upsampler types and their arguments."""
 
 import inspect
+from collections.abc import Callable
 from difflib import get_close_matches
 
 from mmengine.registry import MODELS, Registry
@@ -73,7 +74,8 @@ def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Regist
             ``channels`` and ``scale_factor``.
         channels (int): channels of the maps to upsample; the output has as many.
         scale_factor (int): how many times larger the output is.
-        registry (Registry): where other types are looked up. Default: mmengine's root ``MODELS``.
+        registry (Registry): where other types are looked up, after the registry of the default scope, which
+            may be a project's own. Default: mmengine's root ``MODELS``.
 
     Returns:
         nn.Module: maps Tensor[N, channels, H, W] to Tensor[N, channels, scale_factor * H, scale_factor * W].
@@ -89,12 +91,11 @@ def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Regist
         torch.Size([1, 16, 48, 48])
     """
     cfg = dict(cfg)
-    kind = cfg.pop("type", None)
+    kind, module = _lookup(cfg.pop("type", None), registry)
     if cfg.pop("scale_factor", scale_factor) != scale_factor:
         raise UpsampleConfigError(
             f"upsample_cfg type {kind!r}: this component upsamples by {scale_factor}; leave scale_factor out"
         )
-    module = _lookup(kind, registry)
     takes = inspect.signature(module).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     for name, values in _INTERPOLATION.items():
@@ -117,15 +118,23 @@ def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Regist
         ) from error
 
 
-def _lookup(kind, registry: Registry):
-    if isinstance(kind, type):
-        return kind
+def _lookup(kind: object, registry: Registry) -> tuple[object, Callable]:
+    """Return a type by its own name, whether it was given with a scope or as a class, and what builds it."""
     import mmcv.cnn  # noqa: F401  registers nearest, bilinear and deconv; the layer itself does not need mmcv
 
-    module = None
-    if isinstance(kind, str):
-        module = _OURS[kind]() if kind in _OURS else registry.get(kind)
-    if module is None:
+    # a project's own registry is that of its default scope
+    with registry.switch_scope_and_registry(None) as scoped:
+        built_in = {name: scoped.get(name) or registry.get(name) for name in (*_ARGUMENTS, *_OURS)}
+        if isinstance(kind, str):
+            module = scoped.get(kind) or registry.get(kind)
+            names = [kind.rpartition(".")[2]]
+        else:
+            module = kind
+            names = [name for name in built_in if kind is not nn.Upsample]  # that is nearest and bilinear
+    kind = next((name for name in names if name in built_in and built_in[name] is module), kind)
+    if kind in _OURS:
+        module = _OURS[kind]()
+    if not callable(module):
         known = (*_ARGUMENTS, "carafe", "CARAFE")
         close = get_close_matches(str(kind), known, n=1, cutoff=0.5)
         raise UpsampleConfigError(
@@ -134,4 +143,4 @@ def _lookup(kind, registry: Registry):
             + f" Known types: {', '.join(known)}, and any module registered in MODELS that takes "
             "channels and scale_factor"
         )
-    return module
+    return kind, module

@@ -5,6 +5,7 @@ import mmcarafe.visualization  # noqa: F401  registers the hook
 from mmcarafe.layers import CARAFE
 
 from . import amp, logger, resume  # noqa: F401  register hooks and the optimizer wrapper
+from .by_class import replace_given_classes
 from .checkpoint import allow_mmengine_types
 from .datasets import CocoDataset, CocoMetric, LoadAnnotations  # noqa: F401  registered
 from .dense_heads import BoxInstMaskHead, CondInstMaskHead, RTMDetInsHead, RTMDetInsSepBNHead, SOLOV2Head
@@ -54,3 +55,4 @@ __all__ = [
 ]
 
 allow_mmengine_types()
+replace_given_classes()

@@ -5,7 +5,7 @@ from mmdet.models import dense_heads
 from mmdet.models.dense_heads import condinst_head, solov2_head
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
-from torch import nn
+from torch import Tensor, nn
 
 from mmcarafe.layers import UpsampleConfigError, build_upsample
 
@@ -37,6 +37,17 @@ class CondInstMaskFeatModule(InitUpsamplers, condinst_head.MaskFeatModule):
     def upsample_modules(self) -> list[nn.Module]:
         """The upsamplers of all levels but the first."""
         return [level.upsample for level in self.convs_all_levels[1:]]
+
+    def forward(self, x: tuple[Tensor, ...]) -> Tensor:
+        """Run mmdet's forward; a ValueError names two levels that do not differ by a power of 2."""
+        finest, *others = (tuple(level.shape[2:]) for level in x[self.start_level : self.end_level + 1])
+        for i, source in enumerate(others, 1):
+            if finest != tuple(2**i * size for size in source):
+                raise ValueError(
+                    f"CondInst's mask features: a level of {source} is upsampled by {2**i}, but the finest "
+                    f"level is {finest}; pad images to a multiple of the coarsest level's stride"
+                )
+        return super().forward(x)
 
 
 class SelectMaskFeatures:

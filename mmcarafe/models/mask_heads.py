@@ -8,14 +8,12 @@ from mmcarafe.layers import UpsampleConfigError, build_upsample
 
 from .upsample import by_name, is_pretrained
 
-# mmdet builds these itself, and draws their random weights in its own order
-_MMDET_TYPES = (None, "deconv", "nearest", "bilinear")
-
 
 class SelectMaskUpsample:
     """Mixin in front of an mmdet mask head with FCNMaskHead's constructor."""
 
     replaces = "the deconvolution in front of the logits"
+    mmdet_types = ("deconv", "nearest", "bilinear", "carafe")
 
     def __init__(self, *args, **kwargs) -> None:
         args, kwargs = by_name(super().__init__, args, kwargs)
@@ -24,7 +22,8 @@ class SelectMaskUpsample:
             raise UpsampleConfigError(f"a mask head's upsample_cfg needs a type (or type=None), got {cfg}")
         kind = cfg.pop("type")
         scale_factor = cfg.pop("scale_factor", 2)
-        if kind in _MMDET_TYPES and not cfg:
+        # mmdet builds these itself, and draws their random weights in its own order
+        if kind in (None, "deconv", "nearest", "bilinear") and not cfg:
             super().__init__(*args, upsample_cfg=dict(type=kind, scale_factor=scale_factor), **kwargs)
             return
         super().__init__(*args, upsample_cfg=dict(type=None, scale_factor=scale_factor), **kwargs)

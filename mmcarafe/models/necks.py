@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmcarafe.layers import build_upsample
 
-from .upsample import InitUpsamplers, SelectUpsample, by_name, crop_to
+from .upsample import InitUpsamplers, SelectUpsample, by_name, must_upsample
 
 
 class SelectTopDown(SelectUpsample):
@@ -27,11 +27,13 @@ class FPN(SelectTopDown, necks.FPN):
     """mmdet's FPN whose ``upsample_cfg`` may name an upsampler: ``upsample_cfg=dict(type="CARAFE")``.
 
     All other arguments, the extra levels and the outputs are mmdet's. ``upsample_modules[i]`` upsamples
-    level i + 1 to level i; an odd lateral (25 above 13) is met by cropping.
+    level i + 1 to level i; an odd lateral (25 above 13) is met by cropping, and one of the same size takes
+    the level above as it is.
 
     Raises:
         UpsampleConfigError: the type is not known or does not take the arguments.
-        ValueError: in ``forward``, a level is more than twice as large as the one above it.
+        ValueError: in ``forward``, a level is neither twice as large as the one above it (odd sizes rounded
+            up) nor of its size.
 
     Example:
         >>> import torch
@@ -72,6 +74,7 @@ class FPN_CARAFE(InitUpsamplers, necks.FPN_CARAFE):  # noqa: N801  mmdet's name
     """
 
     replaces = "all its upsamplers, from P6 to P5 included"
+    mmdet_types = ("nearest", "bilinear", "deconv", "pixel_shuffle", "carafe")
 
     def __init__(self, *args, **kwargs) -> None:
         args, kwargs = by_name(super().__init__, args, kwargs)
@@ -84,5 +87,11 @@ class FPN_CARAFE(InitUpsamplers, necks.FPN_CARAFE):  # noqa: N801  mmdet's name
         )
 
     def slice_as(self, src: Tensor, dst: Tensor) -> Tensor:
-        """Cut ``src`` to the height and width of ``dst``; a ValueError names both where that cannot be."""
-        return crop_to(src, dst.shape[2:])
+        """Cut an upsampled map to the height and width of an odd level; a ValueError names both elsewhere."""
+        source = tuple(size // 2 for size in src.shape[2:])
+        if not must_upsample(source, 2, tuple(dst.shape[2:])):
+            raise ValueError(
+                f"FPN_CARAFE: two levels of one size, {source[0]} x {source[1]}, but it enlarges each by 2; "
+                "use FPN with upsample_cfg=dict(type='CARAFE'), which leaves such levels as they are"
+            )
+        return src[:, :, : dst.shape[2], : dst.shape[3]]

@@ -8,33 +8,59 @@ from functools import wraps
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from mmengine.model import ModuleList, PretrainedInit
+from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mmcarafe.layers import UpsampleConfigError, build_upsample
 
 
-def crop_to(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut an upsampled map to an odd target (26 -> 25) at the bottom and right.
+def upsample_to(upsample: nn.Module, scale: int, x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Upsample a map to the size of the finer level that it joins.
 
     Args:
-        x (Tensor[N, C, H, W]): upsampled map.
-        size (tuple[int, int]): height and width wanted, at most (H, W).
+        upsample (nn.Module): maps Tensor[N, C, H, W] to Tensor[N, C, scale * H, scale * W].
+        scale (int): its scale factor.
+        x (Tensor[N, C, H, W]): the coarser level.
+        size (tuple[int, int]): height and width of the finer level.
+
+    Returns:
+        Tensor[N, C, *size]: upsampled, and cropped at the bottom and right where the finer level is odd (26
+        to 25). ``x`` itself where it has that size already: some backbones have stages of one resolution.
 
     Raises:
-        ValueError: the target is larger than the map.
+        ValueError: the levels are of any other sizes; the message names both.
     """
-    height, width = size
-    if height > x.shape[2] or width > x.shape[3]:
-        raise ValueError(
-            f"upsampled map is {tuple(x.shape[2:])} but the target is {(height, width)}: "
-            "the target may not be larger than scale_factor times the source"
-        )
-    return x[:, :, :height, :width]
+    source, size = tuple(x.shape[2:]), tuple(size)
+    if must_upsample(source, scale, size):
+        return upsample(x)[:, :, : size[0], : size[1]]
+    # a gradient of zero for each parameter: distributed training waits for all of them
+    return sum((p.flatten()[:0].sum() for p in upsample.parameters()), start=x)
+
+
+def must_upsample(source: tuple[int, int], scale: int, size: tuple[int, int]) -> bool:
+    """Tell whether a level has to be upsampled to reach a size, rather than having it already.
+
+    Raises:
+        ValueError: it has another size, and upsampling it by ``scale`` does not give this one either.
+
+    Example:
+        >>> must_upsample((13, 20), 2, (25, 40)), must_upsample((13, 20), 2, (13, 20))
+        (True, False)
+    """
+    if all(scale * (n - 1) < wanted <= scale * n for n, wanted in zip(source, size, strict=True)):
+        return True
+    if source == size:
+        return False
+    expected = " x ".join(f"{scale * (n - 1) + 1}..{scale * n}" for n in source)
+    raise ValueError(
+        f"a level of {source[0]} x {source[1]} cannot be upsampled by {scale} to {size[0]} x {size[1]}: "
+        f"expected a finer level of {expected}, or of the same size; change its strides or pad images"
+    )
 
 
 class InterpolateWith(TorchFunctionMode):
-    """While active, each ``F.interpolate(x, size=...)`` runs the next of ``modules`` and crops to ``size``.
+    """While active, each ``F.interpolate(x, size=...)`` runs the next upsampler, as :func:`upsample_to` does.
 
     mmdet's components call ``F.interpolate``, or ``nn.Upsample`` that does, in the middle of their
     ``forward``. Answering those calls, through torch's own protocol for overriding its functions, leaves the
@@ -42,16 +68,17 @@ class InterpolateWith(TorchFunctionMode):
     it handles a call).
 
     Args:
-        modules (iterable of nn.Module or None): upsamplers in the order in which ``forward`` interpolates;
-            None leaves that call to torch.
+        steps (iterable of (nn.Module, int) or None): upsamplers and their scale factors in the order in
+            which ``forward`` interpolates; None leaves that call to torch.
 
     Raises:
-        RuntimeError: there were more or fewer calls than modules.
+        RuntimeError: there were more or fewer calls than steps.
+        ValueError: as :func:`upsample_to`.
     """
 
-    def __init__(self, modules: Iterable[nn.Module | None]) -> None:
+    def __init__(self, steps: Iterable[tuple[nn.Module, int] | None]) -> None:
         super().__init__()
-        self.modules = list(modules)
+        self.steps = list(steps)
         self.calls = 0
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -59,19 +86,19 @@ class InterpolateWith(TorchFunctionMode):
         if func is not F.interpolate:
             return func(*args, **kwargs)
         self.calls += 1
-        if self.calls > len(self.modules):
-            raise RuntimeError(f"forward interpolates more often than its {len(self.modules)} upsamplers")
-        module = self.modules[self.calls - 1]
-        if module is None:
+        if self.calls > len(self.steps):
+            raise RuntimeError(f"forward interpolates more often than its {len(self.steps)} upsamplers")
+        step = self.steps[self.calls - 1]
+        if step is None:
             return func(*args, **kwargs)
-        x = module(args[0])
+        upsample, scale = step
         size = args[1] if len(args) > 1 else kwargs.get("size")
-        return x if size is None else crop_to(x, size)
+        return upsample(args[0]) if size is None else upsample_to(upsample, scale, args[0], size)
 
     def __exit__(self, exc_type, exc_value, traceback):
         super().__exit__(exc_type, exc_value, traceback)
-        if exc_type is None and self.calls < len(self.modules):
-            raise RuntimeError(f"forward used {self.calls} of its {len(self.modules)} upsamplers")
+        if exc_type is None and self.calls < len(self.steps):
+            raise RuntimeError(f"forward used {self.calls} of its {len(self.steps)} upsamplers")
 
 
 def by_name(constructor: Callable, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -86,7 +113,10 @@ def by_name(constructor: Callable, args: tuple, kwargs: dict) -> tuple[tuple, di
 def is_pretrained(init_cfg: dict | list | None) -> bool:
     """Whether an initialisation loads weights from a file."""
     cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
-    return any(cfg["type"] in ("Pretrained", PretrainedInit) for cfg in cfgs)
+    kinds = (cfg["type"] for cfg in cfgs)
+    return any(
+        (WEIGHT_INITIALIZERS.get(kind) if isinstance(kind, str) else kind) is PretrainedInit for kind in kinds
+    )
 
 
 def takes_upsample_cfg(component: type) -> bool:
@@ -130,6 +160,9 @@ class SelectUpsample(InitUpsamplers):
     replaces = ""
     """What a selected upsampler stands in for, in words; the README's table is made of these."""
 
+    mmdet_types: tuple[str, ...] = ()
+    """Types that mmdet's own class knows."""
+
     top_down = False
     """Whether ``forward`` begins with the last of ``upsample_modules``, so that module i makes level i."""
 
@@ -151,7 +184,7 @@ class SelectUpsample(InitUpsamplers):
         modules = [build_upsample(cfg, *step, MODELS) for step in steps if step is not None]
         self.upsample_modules = ModuleList(reversed(modules) if self.top_down else modules)
         order = iter(range(len(modules))[:: -1 if self.top_down else 1])
-        self._calls = tuple(None if step is None else next(order) for step in steps)
+        self._calls = tuple(None if step is None else (next(order), step[1]) for step in steps)
 
     def upsample_steps(self) -> list[tuple[int, int] | None]:
         """Channels and scale factor of each interpolation, in the order of ``forward``.
@@ -160,20 +193,21 @@ class SelectUpsample(InitUpsamplers):
         """
         raise NotImplementedError
 
+    def forward(self, *args, **kwargs):
+        """Run mmdet's forward with the selected upsamplers; a subclass's own may call it."""
+        if len(self.upsample_modules) == 0:
+            return super().forward(*args, **kwargs)
+        calls = (call and (self.upsample_modules[call[0]], call[1]) for call in self._calls)
+        with InterpolateWith(calls):
+            return super().forward(*args, **kwargs)
+
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
         theirs = getattr(super(), "forward", None)
-        if theirs is not None:  # a component, not another mixin
+        if theirs is not None and cls.forward is SelectUpsample.forward:
 
-            @wraps(theirs)  # torch.export looks at the names of the parameters
+            @wraps(theirs)  # torch.export reads the names of the parameters
             def forward(self, *args, **kwargs):
-                return self._forward(*args, **kwargs)
+                return SelectUpsample.forward(self, *args, **kwargs)
 
             cls.forward = forward
-
-    def _forward(self, *args, **kwargs):
-        """mmdet's forward, with the selected upsamplers."""
-        if len(self.upsample_modules) == 0:
-            return super().forward(*args, **kwargs)
-        with InterpolateWith(None if i is None else self.upsample_modules[i] for i in self._calls):
-            return super().forward(*args, **kwargs)

@@ -5,11 +5,14 @@ import copy
 
 import pytest
 import torch
-from mmcv.cnn import build_upsample_layer
+from mmcv.cnn import ConvTranspose2d, build_upsample_layer
+from mmcv.cnn.bricks.upsample import PixelShufflePack
+from mmcv.ops import CARAFEPack
+from mmdet import registry as mmdet_registry
 from mmdet.models.necks import FPN_CARAFE
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmengine.config import ConfigDict
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope, Registry
 from torch import nn
 
 from mmcarafe.layers import CARAFE, UpsampleConfigError, build_upsample
@@ -185,3 +188,46 @@ def test_no_suggestion_where_nothing_is_close_but_all_types():
     assert "did you mean" not in message
     assert all(f"{kind}," in message for kind in TYPES)
     assert "any module registered in MODELS that takes channels and scale_factor" in message
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ("mmengine.CARAFE", "CARAFE"),
+        ("mmengine.carafe", "carafe"),
+        ("mmengine.deconv", "deconv"),
+        ("mmengine.bilinear", "bilinear"),
+        ("mmengine.pixel_shuffle", "pixel_shuffle"),
+        (CARAFEPack, "carafe"),
+        (PixelShufflePack, "pixel_shuffle"),
+        (ConvTranspose2d, "deconv"),
+    ],
+    ids=str,
+)
+def test_a_type_with_a_scope_or_as_a_class_is_the_type_of_its_name(given, kind):
+    ours, plain = (build_upsample(dict(type=t), 8, 2, mmdet_registry.MODELS) for t in (given, kind))
+    assert repr(ours) == repr(plain)
+    assert type(ours) is type(plain)
+
+
+def test_torchs_upsample_is_no_name():
+    with pytest.raises(UpsampleConfigError, match="unexpected keyword argument 'channels'"):
+        build_upsample(dict(type=nn.Upsample, mode="bilinear"), channels=8, scale_factor=2)
+
+
+@pytest.fixture
+def project_registry():
+    """A project's own registry, beside mmdet's, with an upsampler of its own."""
+    registry = Registry("model", scope="projectintest", parent=MODELS)
+    registry.register_module(name="TheirRepeat", module=Repeat)
+    yield registry
+    del MODELS._children["projectintest"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "scope"), [("TheirRepeat", "projectintest"), ("projectintest.TheirRepeat", "mmdet")]
+)
+def test_an_upsampler_in_a_projects_own_registry(project_registry, kind, scope):
+    with DefaultScope.overwrite_default_scope(scope):
+        assert type(build_upsample(dict(type=kind), 8, 2, mmdet_registry.MODELS)) is Repeat
+        assert type(build_upsample(dict(type="CARAFE"), 8, 2, mmdet_registry.MODELS)) is CARAFE

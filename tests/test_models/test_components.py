@@ -2,11 +2,23 @@
 """What every neck and head with selectable upsamplers keeps of mmdet's, and what it adds."""
 
 import inspect
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
-from components import COMPONENTS, ODD, build, call, every_component, inputs, run, upsamplers
+from components import (
+    COMPONENTS,
+    EVEN,
+    ODD,
+    build,
+    call,
+    every_component,
+    flatten,
+    inputs,
+    run,
+    upsamplers,
+)
 from samples import assert_close
 from torch.overrides import TorchFunctionMode
 
@@ -127,6 +139,47 @@ def test_odd_sizes_are_cropped(name, kind):
     _, theirs = build(name, COMPONENTS[name].package)
     maps = inputs(name, ODD)
     assert [o.shape for o in call(ours, maps)] == [o.shape for o in call(theirs, maps)]
+
+
+@takes_odd_sizes
+@pytest.mark.parametrize("same", [2, 3])
+def test_levels_of_one_size_are_as_in_mmdet_or_refused(name, same):
+    """Backbones with a dilated stage have them."""
+    sizes = EVEN[:same] + EVEN[same - 1 : -1]
+    kind = COMPONENTS[name].same
+    if kind is None or len(COMPONENTS[name].channels) < same + 1 or name == "PAFPN":
+        return  # mmdet's own mixes two kinds, has no such level, or halves each level on the way back
+    _, theirs = build(name, COMPONENTS[name].package)
+    _, ours = build(name, upsample_cfg=kind)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    try:
+        outputs = run(name, ours, sizes)
+    except ValueError as error:
+        assert re.search(r"a level of \d+ x \d+ cannot be upsampled by \d to \d+ x \d+", str(error))  # noqa: PT017
+        return
+    for actual, expected in zip(outputs, run(name, theirs, sizes), strict=True):
+        for a, e in zip(actual, expected, strict=True):
+            assert (a is None and e is None) or assert_close(a, e, rtol=1e-4, atol=1e-4) is None
+
+
+class Doubled:
+    """A user's mixin with a ``forward`` of its own, which calls its parent's."""
+
+    def forward(self, *args, **kwargs):
+        return [2 * out for out in flatten(super().forward(*args, **kwargs))]
+
+
+@pytest.mark.parametrize("kind", [None, "nearest", "CARAFE"])
+@every_component
+def test_the_forward_of_a_subclass_does_what_it_says(name, kind):
+    options = dict(upsample_cfg=dict(type=kind)) if kind else {}
+    _, part = build(name, **options)
+    torch.manual_seed(2)
+    expected = [2 * out for out in call(part, inputs(name))]
+    part.__class__ = type("Mine", (Doubled, type(part)), {})
+    torch.manual_seed(2)
+    for actual, value in zip(call(part, inputs(name)), expected, strict=True):
+        assert actual.equal(value)
 
 
 @every_component

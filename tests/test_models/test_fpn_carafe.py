@@ -126,9 +126,14 @@ def test_init_weights_is_mmdets():
 
 @pytest.mark.parametrize("sizes", [((17, 12), (8, 6)), ((16, 13), (8, 6))], ids=str)
 def test_a_target_more_than_twice_the_source_is_refused(sizes):
-    target = sizes[0]
-    with pytest.raises(ValueError, match=rf"\(16, 12\).*\({target[0]}, {target[1]}\)"):
+    target = f"{sizes[0][0]} x {sizes[0][1]}"
+    with pytest.raises(ValueError, match=f"a level of 8 x 6 cannot be upsampled by 2 to {target}: expected"):
         build(num_outs=2)(pyramid(sizes))
+
+
+def test_two_levels_of_one_size_are_refused():
+    with pytest.raises(ValueError, match=r"two levels of one size, 8 x 6, .* use FPN with upsample_cfg"):
+        build(num_outs=2)(pyramid(((8, 6), (8, 6))))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from samples import assert_close
 from torch import nn
 
 from mmcarafe.models import FPN
-from mmcarafe.models.upsample import InterpolateWith, crop_to
+from mmcarafe.models.upsample import InterpolateWith, upsample_to
 
 INPUTS = (torch.rand(1, 4, 13, 11), torch.rand(1, 8, 7, 6))
 
@@ -75,22 +75,36 @@ def test_traced_equals_eager(neck):
     assert_same(traced, neck, tuple(torch.cat([x, x + 1]) for x in INPUTS))
 
 
-def test_crop_cuts_at_the_bottom_and_right():
-    x = torch.arange(12.0).view(1, 1, 3, 4)
-    assert crop_to(x, (2, 3)).equal(torch.tensor([[[[0.0, 1.0, 2.0], [4.0, 5.0, 6.0]]]]))
-    assert crop_to(x, (3, 4)).equal(x)
+DOUBLE, TRIPLE = nn.Upsample(scale_factor=2), nn.Upsample(scale_factor=3)
 
 
-@pytest.mark.parametrize("size", [(4, 4), (3, 5)], ids=str)
-def test_crop_refuses_a_larger_target(size):
-    message = rf"upsampled map is \(3, 4\) but the target is \({size[0]}, {size[1]}\)"
+def test_an_odd_size_is_cropped_at_the_bottom_and_right():
+    x = torch.arange(4.0).view(1, 1, 2, 2)
+    assert upsample_to(DOUBLE, 2, x, (3, 4)).tolist() == [[[[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3]]]]
+    assert upsample_to(DOUBLE, 2, x, (4, 4)).equal(DOUBLE(x))
+    assert upsample_to(DOUBLE, 2, x[..., :1, :1], (1, 1)).equal(x[..., :1, :1])
+
+
+def test_a_level_of_the_same_size_is_left_as_it_is_and_every_parameter_has_a_gradient():
+    x = torch.rand(1, 4, 3, 4, dtype=torch.bfloat16)
+    upsample = nn.ConvTranspose2d(4, 4, 2, 2)
+    out = upsample_to(upsample, 2, x, (3, 4))
+    assert out.equal(x)
+    assert out.dtype is x.dtype
+    out.sum().backward()
+    assert all(parameter.grad.eq(0).all() for parameter in upsample.parameters())
+
+
+@pytest.mark.parametrize("size", [(7, 8), (6, 9), (4, 8), (6, 6), (3, 8), (2, 4)], ids=str)
+def test_any_other_size_is_refused_with_both_sizes(size):
+    message = rf"a level of 3 x 4 cannot be upsampled by 2 to {size[0]} x {size[1]}: .* 5\.\.6 x 7\.\.8,"
     with pytest.raises(ValueError, match=message):
-        crop_to(torch.rand(1, 1, 3, 4), size)
+        upsample_to(DOUBLE, 2, torch.rand(1, 1, 3, 4), size)
 
 
 def test_interpolations_are_answered_in_order_and_only_inside():
     x = torch.rand(1, 1, 2, 2)
-    with InterpolateWith([nn.Upsample(scale_factor=2), nn.Upsample(scale_factor=3)]):
+    with InterpolateWith([(DOUBLE, 2), (TRIPLE, 3)]):
         sizes = [tuple(F.interpolate(x, size=(3, 3)).shape), tuple(F.interpolate(x, size=(6, 5)).shape)]
     assert sizes == [(1, 1, 3, 3), (1, 1, 6, 5)]
     assert F.interpolate(x, size=(9, 9)).shape == (1, 1, 9, 9)
@@ -102,7 +116,7 @@ def test_interpolations_are_answered_in_order_and_only_inside():
 )
 def test_more_or_fewer_interpolations_than_upsamplers_are_an_error(calls, message):
     def interpolate():
-        with InterpolateWith([nn.Upsample(scale_factor=2)] * 2):
+        with InterpolateWith([(DOUBLE, 2)] * 2):
             for _ in range(calls):
                 F.interpolate(torch.rand(1, 1, 2, 2), size=(4, 4))
 
@@ -111,5 +125,5 @@ def test_more_or_fewer_interpolations_than_upsamplers_are_an_error(calls, messag
 
 
 def test_an_error_inside_is_passed_on():
-    with pytest.raises(KeyError, match="mine"), InterpolateWith([nn.Identity()]):
+    with pytest.raises(KeyError, match="mine"), InterpolateWith([(nn.Identity(), 1)]):
         raise KeyError("mine")
