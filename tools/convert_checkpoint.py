@@ -2,121 +2,61 @@
 """Bring CARAFE weights of other implementations into this one's parameter names.
 
 Known layouts: mmcv's and mmdet's, the standalone CUDA packages' and mps-carafe's (all the same names, nothing
-to do), and PyTorch modules whose convolutions are wrapped together with a BatchNorm.
+to do), and those of PyTorch modules whose convolutions, bare or wrapped, may have a BatchNorm behind them.
 """
 
 import argparse
 import io
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from common import InputError, run
-from fold_batch_norm import check_values, fold
+from convert_layouts import (
+    COMPRESSOR,
+    ENCODER,
+    RETRAIN,
+    Module,
+    check_operator,
+    counterparts,
+    find_modules,
+    is_ours,
+    nothing_found,
+    place_norms,
+)
+from fold_batch_norm import fold
 from torch import Tensor
 from weights import check_finite, read_state_dict
 
 from mmcarafe.models.resume import PARTIAL, CheckpointWriteError, WholeFileBackend
 
-COMPRESSOR, ENCODER = "channel_compressor", "content_encoder"
-
-
-class Layout(NamedTuple):
-    """How an implementation calls its convolutions, and the BatchNorm behind each."""
-
-    compressor: str
-    encoder: str
-    compressor_norm: str
-    encoder_norm: str
-    refusal: str = ""
-
-
-LAYOUTS = (
-    Layout("comp.conv", "enc.conv", "comp.bn", "enc.bn"),
-    Layout(f"{COMPRESSOR}.conv", f"{ENCODER}.conv", f"{COMPRESSOR}.bn", f"{ENCODER}.bn"),
-    Layout(
-        f"{COMPRESSOR}.compressor_conv",
-        "context_encoder.encoder_conv",
-        f"{COMPRESSOR}.compressor_bn",
-        "context_encoder.encoder_bn",
-        "modules with these names exist with several operators (a plain view for the pixel shuffle, a "
-        "softmax over the width), so equal weights do not give equal outputs; train again",
-    ),
-)
 ACTIVATION_HELP = (
-    "which convolutions of the source have an activation behind them (a state dict does not tell; look "
-    "at its forward): none, compressor, encoder or both. Needed where convolutions are wrapped"
+    "which convolutions of the source have an activation behind them and their BatchNorm (a state dict does "
+    "not tell; look at its forward): none, compressor, encoder or both. Needed where names are not as here"
+)
+FORWARD = (
+    "outputs are the source's where its forward calls pixel_shuffle, takes the softmax over the neighbours "
+    "and gathers these before the map is enlarged (or with dilation=scale after); a state dict does not tell"
 )
 
 
-def find_modules(state: dict[str, Tensor]) -> dict[str, Layout | None]:
-    """Prefix of each CARAFE module, with its layout; None where the names are ours already."""
-    found = {}
-
-    def add(prefix: str, layout: Layout | None) -> None:
-        if prefix in found:
-            raise InputError(
-                f"{prefix.rstrip('.') or 'the module'} has weights under the names of two implementations; "
-                "leave out those that are not used"
-            )
-        found[prefix] = layout
-
-    for key in state:
-        if key.endswith(f"{COMPRESSOR}.weight") and key.replace(COMPRESSOR, ENCODER) in state:
-            add(key.removesuffix(f"{COMPRESSOR}.weight"), None)
-        for layout in LAYOUTS:
-            suffix = f"{layout.compressor}.weight"
-            prefix = key.removesuffix(suffix)
-            if f".{key}".endswith(f".{suffix}") and f"{prefix}{layout.encoder}.weight" in state:
-                add(prefix, layout)
-    return found
-
-
-def convert_module(state: dict[str, Tensor], prefix: str, layout: Layout, activation: str, eps: float) -> str:
+def convert_module(state: dict[str, Tensor], module: Module, activation: str | None, eps: float) -> str:
     """Rename one module's entries in place; what was done, in words."""
-    parts = {
-        COMPRESSOR: (prefix + layout.compressor, prefix + layout.compressor_norm),
-        ENCODER: (prefix + layout.encoder, prefix + layout.encoder_norm),
-    }
-    name = prefix.rstrip(".") or "the module"
-    if layout.refusal:
-        raise InputError(f"{name}: {layout.refusal}")
-    for conv, norm in parts.values():
-        check_values(state, conv, norm)
-    if state[f"{parts[COMPRESSOR][0]}.weight"].shape[2:] != (1, 1):
-        shape = tuple(state[f"{parts[COMPRESSOR][0]}.weight"].shape)
-        raise InputError(f"{name}: expected a 1 x 1 convolution as compressor, got weights of shape {shape}")
-    check_activation(name, activation)
-    check_entries(state, prefix, layout)
-    words = []
-    for ours, (conv, norm) in parts.items():
-        with_norm = f"{norm}.running_var" in state
-        if activation == "both" and with_norm:
-            _keep_norm(state, prefix, ours, conv, norm)
-        else:
-            weight, bias = fold(state, conv, norm, eps)
-            _drop(state, conv, norm)
-            state |= {f"{prefix}{ours}.weight": weight, f"{prefix}{ours}.bias": bias}
-        words.append(f"{conv.removeprefix(prefix)} -> {ours}" + (" with its BatchNorm" if with_norm else ""))
-    return f"{name}: {', '.join(words)}"
-
-
-def check_entries(state: dict[str, Tensor], prefix: str, layout: Layout) -> None:
-    """Raise InputError for entries of a module that are neither a convolution's nor a whole BatchNorm's."""
-    known = {f"{conv}.{name}" for conv in (layout.compressor, layout.encoder) for name in ("weight", "bias")}
-    for norm in (layout.compressor_norm, layout.encoder_norm):
-        if {f"{prefix}{norm}.running_mean", f"{prefix}{norm}.running_var"} <= state.keys():
-            names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-            known |= {f"{norm}.{name}" for name in names}
-    parts = {layout.compressor.split(".")[0], layout.encoder.split(".")[0], "out"}
-    mine = [key.removeprefix(prefix) for key in state if key.startswith(prefix)]
-    unknown = [key for key in mine if key.split(".")[0] in parts and key not in known]
-    if unknown:
-        raise InputError(
-            f"{prefix}{unknown[0]} belongs to a layer that cannot be worked into CARAFE's convolutions "
-            "(only BatchNorm with running statistics can); train again, starting without these weights"
-        )
+    if is_ours(state, module):
+        return f"{module}: named as here already"
+    module = place_norms(state, module)
+    known = check_operator(state, module)
+    check_activation(str(module), activation or known)
+    entries, words = {}, []
+    for ours, part in zip((COMPRESSOR, ENCODER), module.parts, strict=True):
+        values = fold(state, part.conv, part.norm, eps)
+        entries |= zip((f"{module.prefix}{ours}.weight", f"{module.prefix}{ours}.bias"), values, strict=True)
+        norm = f" with {part.norm.removeprefix(module.prefix)} worked in" if part.norm else ""
+        words.append(f"{part.conv.removeprefix(module.prefix)} -> {ours}{norm}")
+    for key in module.keys(state):
+        del state[key]
+    state |= entries
+    return f"{module}: {', '.join(words)}"
 
 
 def check_activation(name: str, activation: str | None) -> None:
@@ -126,25 +66,8 @@ def check_activation(name: str, activation: str | None) -> None:
     if activation in ("compressor", "encoder"):
         raise InputError(
             f"{name}: an activation behind the {activation} alone cannot be worked into a convolution, and "
-            "this layer has one behind both (act_cfg) or none; train again, starting without these weights"
+            f"this layer has one behind both (act_cfg) or none; {RETRAIN}"
         )
-
-
-def _keep_norm(state: dict[str, Tensor], prefix: str, ours: str, conv: str, norm: str) -> None:
-    """Names of a layer with norm_cfg and act_cfg: the norm is the first entry behind its convolution."""
-    post = f"{prefix}{'compressor' if ours == COMPRESSOR else 'encoder'}_post.0"
-    weight = state[f"{conv}.weight"]
-    entries = {f"{prefix}{ours}.weight": weight}
-    entries[f"{prefix}{ours}.bias"] = state.get(f"{conv}.bias", weight.new_zeros(len(weight)))
-    for key in [key for key in state if key.startswith(f"{norm}.")]:
-        entries[f"{post}.{key.removeprefix(norm + '.')}"] = state[key]
-    _drop(state, conv, norm)
-    state |= entries
-
-
-def _drop(state: dict[str, Tensor], *names: str) -> None:
-    for key in [key for key in state if key.startswith(tuple(f"{name}." for name in names))]:
-        del state[key]
 
 
 def convert(state: dict[str, Tensor], activation: str | None = None, eps: float = 1e-5) -> list[str]:
@@ -158,15 +81,15 @@ def convert(state: dict[str, Tensor], activation: str | None = None, eps: float 
     Raises:
         InputError: there is no CARAFE module, or one has no counterpart that computes the same.
     """
-    modules = find_modules(state)
+    modules, alone = find_modules(state)
     if not modules:
-        known = ", ".join(sorted({COMPRESSOR, *(layout.compressor for layout in LAYOUTS)}))
-        raise InputError(f"no CARAFE weights found: no parameter is called {known}")
-    return [
-        f"{prefix.rstrip('.') or 'the module'}: named as here already"
-        if layout is None
-        else convert_module(state, prefix, layout, activation, eps)
-        for prefix, layout in modules.items()
+        raise nothing_found(state, alone)
+    lines = [convert_module(state, module, activation, eps) for module in modules]
+    names = {part.name for module in modules for part in module.parts}
+    return lines + [
+        f"{part.conv}.weight: left as it is, there is no {counterparts(part)} beside it"
+        for part in alone
+        if part.name in names
     ]
 
 
@@ -210,11 +133,10 @@ def main() -> None:
             print(f"{name}: left out; it belongs to the old names")
     for line in convert(state, args.activation, args.bn_eps):
         print(line)
+    if args.activation:
+        print(FORWARD)
     if args.activation == "both":
-        print(
-            "use it with upsample_cfg=dict(type='CARAFE', norm_cfg=dict(type='BN', eps=<the source's>), "
-            "act_cfg=dict(type=<the source's>))"
-        )
+        print("use it with upsample_cfg=dict(type='CARAFE', act_cfg=dict(type=<the source's>))")
     write(checkpoint, args.target)
     print(f"wrote {args.target}")
 

@@ -6,25 +6,34 @@ from common import InputError
 from torch import Tensor
 
 
-def check_values(state: dict[str, Tensor], conv: str, norm: str) -> None:
-    """Raise InputError unless the values are those of a convolution and of a BatchNorm behind it."""
-    # what is not would be broadcast or cast, to weights that load and are wrong
+def check_convolution(state: dict[str, Tensor], conv: str) -> None:
+    """Raise InputError unless the values are those of a convolution."""
     weight = state[f"{conv}.weight"]
     if weight.ndim != 4 or not weight.is_floating_point():
         raise InputError(
             f"{conv}.weight: expected the weights of a convolution, floating-point numbers of shape "
             f"(output channels, input channels, height, width), got {_kind(weight)}"
         )
-    norms = (f"{norm}.{name}" for name in ("weight", "bias", "running_mean", "running_var"))
-    for key in (f"{conv}.bias", *norms):
-        value = state.get(key)
-        if value is not None and (value.shape != weight.shape[:1] or not value.is_floating_point()):
-            raise InputError(
-                f"{key}: expected a floating-point number for each of the {len(weight)} output channels of "
-                f"{conv}, got {_kind(value)}"
-            )
-        if value is not None and key.endswith(".running_var") and (value < 0).any():
-            raise InputError(f"{key}: expected variances, which are 0 or more, got {float(value.min()):g}")
+    _check_channels(state, conv, f"{conv}.bias")
+
+
+def check_norm(state: dict[str, Tensor], conv: str, norm: str) -> None:
+    """Raise InputError unless the values are those of a BatchNorm behind the convolution."""
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        _check_channels(state, conv, f"{norm}.{name}")
+    if (state[f"{norm}.running_var"] < 0).any():
+        least = float(state[f"{norm}.running_var"].min())
+        raise InputError(f"{norm}.running_var: expected variances, which are 0 or more, got {least:g}")
+
+
+def _check_channels(state: dict[str, Tensor], conv: str, key: str) -> None:
+    # what has another size or type would be broadcast or cast, to weights that load and are wrong
+    size, value = len(state[f"{conv}.weight"]), state.get(key)
+    if value is not None and (value.shape != (size,) or not value.is_floating_point()):
+        raise InputError(
+            f"{key}: expected a floating-point number for each of the {size} output channels of "
+            f"{conv}, got {_kind(value)}"
+        )
 
 
 def _kind(value: Tensor) -> str:
@@ -32,10 +41,10 @@ def _kind(value: Tensor) -> str:
 
 
 def fold(state: dict[str, Tensor], conv: str, norm: str, eps: float) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with the evaluation-mode BatchNorm behind it worked in."""
+    """Weight and bias of a convolution with the evaluation-mode BatchNorm behind it, if any, worked in."""
     weight = state[f"{conv}.weight"]
     bias = state.get(f"{conv}.bias", weight.new_zeros(len(weight)))
-    if f"{norm}.running_var" not in state:
+    if not norm:
         return weight, bias
     mean, var = (state[f"{norm}.running_{name}"].double() for name in ("mean", "var"))
     gamma = state.get(f"{norm}.weight", torch.ones_like(mean)).double()

@@ -63,13 +63,14 @@ def _selected(cfg: dict | Config) -> list[str]:
 
 
 def _check_parent(kind: object, selected: str) -> None:
-    for parent in kind.__mro__ if isinstance(kind, type) else ():
-        ours = successor(parent)
-        if ours and not issubclass(kind, ours) and selected not in getattr(ours, "mmdet_types", ()):
-            raise UpsampleConfigError(
-                f"{kind.__name__} derives from mmdet's {parent.__name__}, which has no upsampler of type "
-                f"{selected!r}: derive it from mmcarafe.models.{parent.__name__}, which has them all"
-            )
+    parents = kind.__mro__ if isinstance(kind, type) else ()
+    parent = next(filter(successor, parents), None)  # the nearest: mmdet's PAFPN derives from its FPN
+    ours = parent and successor(parent)
+    if ours and not issubclass(kind, ours) and selected not in getattr(ours, "mmdet_types", ()):
+        raise UpsampleConfigError(
+            f"{kind.__name__} derives from mmdet's {parent.__name__}, which has no upsampler of type "
+            f"{selected!r}: derive it from mmcarafe.models.{parent.__name__}, which has them all"
+        )
 
 
 def replace_given_classes() -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """mmdet's semantic heads and pixel decoders, able to select any upsampler; registered under mmdet's names."""
 
+from functools import partial
+
 from mmcv.cnn import Conv2d
 from mmdet.models import dense_heads, layers, seg_heads
 from mmdet.models.roi_heads import mask_heads
@@ -83,9 +85,9 @@ class MaskFormerHead(dense_heads.MaskFormerHead):
     def __init__(self, *args, **kwargs) -> None:
         args, kwargs = by_name(super().__init__, args, kwargs)
         decoder = ConfigDict(kwargs["pixel_decoder"])
-        plain = decoder["type"] in ("PixelDecoder", "mmdet.PixelDecoder", PixelDecoder)
+        plain = decoder["type"] in ("PixelDecoder", "mmdet.PixelDecoder", PixelDecoder, layers.PixelDecoder)
         if plain and not decoder.get("upsample_cfg"):
-            decoder["type"] = layers.PixelDecoder
+            decoder["type"] = partial(layers.PixelDecoder)  # the class itself would be replaced by ours
         kwargs["pixel_decoder"] = decoder
         super().__init__(*args, **kwargs)
         channels = kwargs["in_channels"][-1]

@@ -97,9 +97,10 @@ def test_a_subclass_of_mmdets_class_is_refused_with_the_class_to_derive_from(kin
     assert type(MODELS.build(dict(type=kind, **NECK, upsample_cfg=dict(mode="bilinear")))) is TheirFPN
 
 
-def test_a_subclass_of_ours_takes_the_upsampler():
-    neck = MODELS.build(dict(type="OurFPN", **NECK, **CARAFE_CFG))
-    assert type(neck) is OurFPN
+@pytest.mark.parametrize("name", ["OurFPN", "PAFPN", "FPN_DropBlock"])
+def test_a_subclass_of_ours_takes_the_upsampler(name):
+    neck = MODELS.build(dict(type=name, **NECK, **CARAFE_CFG))
+    assert type(neck) is getattr(models, name, OurFPN)
     assert type(neck.upsample_modules[0]) is CARAFE
 
 
