@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
-from common import InputError, add_cfg_options, innermost_datasets, read_config, run
+from common import InputError, add_cfg_options, run
 from dataset_checks import (
     Findings,
     check_box,
@@ -29,12 +29,11 @@ from dataset_checks import (
     check_ids,
     check_marks,
 )
-from dataset_images import Settings, check_file, check_image_entry
+from dataset_images import check_file, check_image_entry
 from dataset_kinds import KINDS
 from dataset_masks import check_mask
 from dataset_report import as_json, table
-from mmcv.transforms import LoadImageFromFile
-from mmdet.datasets import CocoDataset
+from dataset_settings import Settings, read_settings
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -94,37 +93,10 @@ def check_out(name: str, ann_file: str) -> None:
         raise InputError(f"--out {name} is the annotation file: name another one")
 
 
-def read_settings(name: str, options: dict | None) -> Settings:
-    """What a config's pipelines do with data."""
-    cfg = read_config(name, options)
-    train, test = (
-        innermost_datasets((cfg.get(f"{s}_dataloader") or {}).get("dataset")) for s in ("train", "val")
-    )
-    if not train:
-        raise InputError(f"config {name} has no train_dataloader with a dataset")
-    steps = {step["type"]: step for step in train[0].get("pipeline") or []}
-    test_steps = {step["type"]: step for step in (test or train)[0].get("pipeline") or []}
-    classes = (train[0].get("metainfo") or {}).get("classes", CocoDataset.METAINFO["classes"])
-    load, filters = steps.get("LoadImageFromFile", {}), train[0].get("filter_cfg") or {}
-    masks, resize = steps.get("LoadAnnotations", {}), test_steps.get("Resize", {})
-    scale = resize.get("scale") if resize.get("keep_ratio") else None
-    return Settings(
-        classes=(classes,) if isinstance(classes, str) else tuple(classes),
-        with_mask=masks.get("with_mask", False),
-        poly2mask=masks.get("poly2mask", True),
-        filter_empty=filters.get("filter_empty_gt", False),
-        min_size=filters.get("min_size", 0),
-        scale=tuple(scale) if scale else None,
-        flips_unresized="RandomFlip" in steps and not any("Resize" in step for step in steps),
-        loader=LoadImageFromFile(
-            color_type=load.get("color_type", "color"), imdecode_backend=load.get("imdecode_backend", "cv2")
-        ),
-    )
-
-
 def check_annotations(data: dict[str, list], settings: Settings) -> tuple[Findings, list[dict]]:
     """All that the annotation file alone shows, and its images whose entries can be used."""
     found, sound = Findings(), {}
+    found.add(settings.problems)
     for part, entries in data.items():
         sound[part] = []
         for entry in entries:
@@ -189,7 +161,9 @@ def check_images(folder: Path, images: list[dict], settings: Settings, threads: 
 
 def main(args: argparse.Namespace) -> int:
     """Check and report; returns the exit status."""
-    settings = read_settings(args.config, args.cfg_options) if args.config else Settings()
+    settings = Settings()
+    if args.config:
+        settings = read_settings(args.config, args.cfg_options, args.ann_file)
     if args.img_dir and not Path(args.img_dir).is_dir():
         raise InputError(f"--img-dir {args.img_dir} is no folder")
     data = read_annotations(args.ann_file)
@@ -201,6 +175,8 @@ def main(args: argparse.Namespace) -> int:
     errors = [kind for kind in found if KINDS[kind].severity == "error"]
     sys.stdout.reconfigure(errors="backslashreplace")  # names that its encoding lacks
     console = Console(width=120, markup=False, highlight=False)
+    if args.config:
+        print(f"{args.config}: {settings.source}")
     if found:
         console.print(table(found))
     counts = ", ".join(f"{len(entries)} {part}" for part, entries in data.items())

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of the images of a COCO annotation file: as entries, and as files read by the pipeline's reader."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 from dataset_checks import Found
+from dataset_settings import Settings
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image, UnidentifiedImageError
 
@@ -20,20 +20,6 @@ MODES = {
     "image-grey": ("1", "L", "I", "I;16", "I;16B", "LA"),
     "image-alpha": ("LA", "RGBA", "PA"),
 }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a config does with data; the defaults are those of the configs for COCO with masks."""
-
-    classes: tuple[str, ...] | None = None
-    with_mask: bool = True
-    poly2mask: bool = True
-    filter_empty: bool = True
-    min_size: int = 32
-    scale: tuple[int, int] | None = (1333, 800)
-    flips_unresized: bool = False
-    loader: LoadImageFromFile = field(default_factory=LoadImageFromFile)
 
 
 def check_image_entry(image: dict, anns: list[dict], settings: Settings) -> Found:

@@ -7,6 +7,29 @@
 from dataset_image_kinds import IMAGES
 from dataset_kind import REFUSED, Kind
 
+CONFIG = {
+    "class-count": Kind(
+        "a head has another number of classes than a data set of the config",
+        "refused: DataError before the first step", "refused: DataError before the first image",
+        "set num_classes of every head that is named, or metainfo.classes of the data set",
+    ),
+    "classes-string": Kind(
+        "metainfo.classes is a string, and no file of names has that name",
+        "refused: DataError before the first step", "refused: DataError before the first image",
+        "write a list of names; a single name needs a comma: classes=('name',)",
+    ),
+    "dataset-unknown": Kind(
+        "a class of data sets that reads or filters annotations in its own way",
+        "used: as that class does; what is said here holds for CocoDataset", "used: as in training",
+        "compare its load_data_list, parse_data_info and filter_data with those of CocoDataset",
+    ),
+    "step-unknown": Kind(
+        "a step of the training pipeline that is none of mmdet's or mmcv's, or no LoadImageFromFile",
+        "used: as that step does; what is said here holds without it", "-",
+        "see what it makes of images and annotations",
+    ),
+}  # fmt: skip
+
 FILE = {
     "no-images": Kind(
         "no image in the file", "refused: AnnotationError before the first step",
@@ -170,13 +193,14 @@ OBJECTS = {
     ),
 }  # fmt: skip
 
-KINDS = FILE | OBJECTS | IMAGES
+KINDS = CONFIG | FILE | OBJECTS | IMAGES
 
 
 def markdown() -> str:
     """All kinds as tables for the guide."""
     parts = []
-    for title, kinds in (("The file", FILE), ("Objects", OBJECTS), ("Images", IMAGES)):
+    sections = {"The config": CONFIG, "The file": FILE, "Objects": OBJECTS, "Images": IMAGES}
+    for title, kinds in sections.items():
         parts += [
             f"### {title}",
             "",

@@ -2,13 +2,12 @@
 """Train a detector; the command line is that of mmdet's tools/train.py."""
 
 import argparse
-from collections.abc import Iterator
 
 from common import InputError, add_options, build_runner, check_data, load_config, run
 from mmengine.dist import all_gather_object
 from mmengine.runner import Runner
-from training_state import check_fit, check_some_match, checkpoint_to_resume, say_what_does_not_fit
-from weights import check_finite, read_state_dict
+from training_state import check_fit, checkpoint_to_resume, say_what_does_not_fit
+from weights import check_finite, check_some_match, read_state_dict
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,18 +24,6 @@ def parse_args() -> argparse.Namespace:
         help="go on from this checkpoint, or from the newest whole one in the work directory",
     )
     return parser.parse_args()
-
-
-def pretrained_files(cfg: object) -> Iterator[str]:
-    """Files that parts of a model are to be initialised from."""
-    if isinstance(cfg, dict):
-        path = cfg.get("checkpoint")
-        if cfg.get("type") == "Pretrained" and isinstance(path, str) and "://" not in path:
-            yield path
-        cfg = list(cfg.values())
-    if isinstance(cfg, (list, tuple)):
-        for part in cfg:
-            yield from pretrained_files(part)
 
 
 def main() -> None:
@@ -59,8 +46,6 @@ def main() -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
     check_data(cfg, "train", "val")
-    for path in pretrained_files(cfg.model):
-        check_finite(path, read_state_dict(path)[1])
     notes = []
     if cfg.get("resume"):
         cfg.load_from, notes = checkpoint_to_resume(cfg)
@@ -83,6 +68,7 @@ def main() -> None:
         check_finite(cfg.load_from, read_state_dict(cfg.load_from)[1])
         if isinstance(runner, Runner):  # a FlexibleRunner builds its model later
             check_some_match(runner.model, cfg.load_from)
+    runner.register_hook(dict(type="NumClassCheckHook"))
     runner.train()
 
 

@@ -2,28 +2,16 @@
 """Which checkpoint a training goes on from, and whether all of it can be gone on from."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from common import InputError
 from mmengine.config import Config
-from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from weights import check_state, is_state_dict, read_state_dict, unwrap
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from schedule import MISFITS, check_schedule
+from weights import check_state, is_state_dict, read_state_dict
 
 from mmcarafe.models.resume import check_random_state
-
-# what mmengine raises where the parts of a state do not fit together
-MISFITS = (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError)
-
-# parts of an optimizer's state that torch's optimizers keep for each element of a parameter
-ELEMENTWISE = {
-    "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "sum", "square_avg", "grad_avg",
-    "acc_delta",
-}  # fmt: skip
 
 
 def checkpoint_folder(cfg: Config) -> Path:
@@ -118,55 +106,14 @@ def check_fit(runner: Runner, path: str) -> None:
         # the averaged model is the module of a wrapper that counts its steps
         model = {k.removeprefix("module."): v for k, v in averaged.items() if k.startswith("module.")}
         check_state(runner.model, path, model)
-    check_optimizer(runner, path, checkpoint["optimizer"])
-    schedulers, configured = checkpoint.get("param_schedulers"), runner.cfg.get("param_scheduler")
-    count = len(configured) if isinstance(configured, list) else bool(configured)
-    saved = schedulers if isinstance(schedulers, list) else []
-    usable = sum(isinstance(part, dict) and type(part.get("last_step")) is int for part in saved)
-    if usable != count or len(saved) != count:
-        raise InputError(
-            f"checkpoint {path} holds the state of {usable} parts of a schedule, the config's "
-            f"param_scheduler has {count}: use the config it was trained with"
-        )
-
-
-def check_optimizer(runner: Runner, path: str, saved: dict) -> None:
-    """Raise InputError unless an optimizer's state is of the config's kind, groups and parameters."""
-    ours = runner.build_optim_wrapper(runner.optim_wrapper)
-    if not isinstance(ours, OptimWrapper):  # of several models, which mmengine loads one by one
-        return
-    try:
-        ours.load_state_dict(saved)
-    except MISFITS as error:
-        problem = [str(error)]
-    else:
-        problem = list(_misfits(ours.optimizer))
-    if problem:
-        raise InputError(
-            f"checkpoint {path} holds the state of another optimizer than the config's "
-            f"{type(ours.optimizer).__name__} ({problem[0]}): use the optim_wrapper it was trained with, or "
-            f"start a new training from its weights with --cfg-options load_from={path} without --resume"
-        )
-
-
-def _misfits(optimizer: Optimizer) -> Iterator[str]:
-    """What an optimizer that has loaded its state cannot compute with; fused kernels trust every size."""
-    for group in optimizer.param_groups:
-        yield from (name for name in optimizer.defaults if name not in group)
-        if type(group.get("lr")) not in (int, float):
-            yield f"lr {group.get('lr')!r:.40}"
-    for parameter, state in optimizer.state.items():
-        if not isinstance(state, dict):
-            yield f"the state of a parameter is a {type(state).__name__}"
-            continue
-        for name, value in state.items():
-            shape = parameter.shape if name in ELEMENTWISE else torch.Size()
-            if value is None:  # no momentum
-                continue
-            if name in {*ELEMENTWISE, "step"} and getattr(value, "shape", torch.Size()) != shape:
-                yield f"{name} is not of its parameter's size"
-            if isinstance(value, Tensor) and not value.isfinite().all():
-                yield f"{name} is not finite"
+    wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    if not isinstance(wrapper, OptimWrapperDict):  # of several models, which mmengine loads one by one
+        check_schedule(runner, path, checkpoint, wrapper)
+    epochs = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    name, planned = ("max_epochs", runner.max_epochs) if epochs else ("max_iters", runner.max_iters)
+    done = checkpoint["meta"]["epoch" if epochs else "iter"]
+    if done >= planned:
+        runner.logger.warning(f"nothing is left to train: {path} was written at {done}, {name} is {planned}")
 
 
 def say_what_does_not_fit(runner: Runner, path: str) -> None:
@@ -183,13 +130,3 @@ def say_what_does_not_fit(runner: Runner, path: str) -> None:
             ) from error
 
     runner.load_or_resume = load_or_resume
-
-
-def check_some_match(model: nn.Module, path: str) -> None:
-    """Raise InputError where none of a checkpoint's weights is the model's."""
-    state = read_state_dict(path)[1]
-    if not {key.removeprefix("module.") for key in state} & unwrap(model).state_dict().keys():
-        raise InputError(
-            f"checkpoint {path} holds no parameter of the config's model (its first: "
-            f"{next(iter(state), None)!r}): the training would start from random weights"
-        )

@@ -7,9 +7,10 @@ from mmcarafe.layers import CARAFE
 from . import amp, logger, resume  # noqa: F401  register hooks and the optimizer wrapper
 from .by_class import replace_given_classes
 from .checkpoint import allow_mmengine_types
-from .datasets import CocoDataset, CocoMetric, LoadAnnotations  # noqa: F401  registered
+from .class_counts import NumClassCheckHook  # noqa: F401  registered
+from .datasets import CocoDataset, CocoMetric  # noqa: F401  registered
 from .dense_heads import BoxInstMaskHead, CondInstMaskHead, RTMDetInsHead, RTMDetInsSepBNHead, SOLOV2Head
-from .loading import LoadImageFromFile, Resize  # noqa: F401  registered
+from .loading import Resize  # noqa: F401  registered
 from .mask_heads import DynamicMaskHead, FCNMaskHead, HTCMaskHead, SCNetMaskHead
 from .more_necks import BFP, FPG, HRFPN, NASFCOS_FPN, YOLOXPAFPN, CSPNeXtPAFPN, YOLOV3Neck
 from .necks import FPN, FPN_CARAFE, PAFPN, FPN_DropBlock

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """mmdet's loading and resizing of images, which name an image that cannot be used."""
 
+from collections.abc import Callable
+from functools import wraps
+
 import cv2
-from mmcv import transforms
 from mmcv.image import rescale_size
+from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets.transforms import Resize as MMDetResize
 from mmdet.registry import TRANSFORMS
 
@@ -39,21 +42,22 @@ def image_name(results: dict) -> str:
     return f"image {results.get('img_path') or 'given as an array'}{known}"
 
 
-@TRANSFORMS.register_module()
-class LoadImageFromFile(transforms.LoadImageFromFile):
-    """mmcv's LoadImageFromFile, registered with mmdet; arguments and results are mmcv's.
-
-    Raises:
-        ImageError: the file does not exist, is empty, cut off, too large, or no image.
-    """
-
-    def transform(self, results: dict) -> dict | None:
-        """Read the image of ``results["img_path"]``."""
+def _naming_the_image(transform: Callable) -> Callable:
+    @wraps(transform)
+    def read(self, results: dict) -> dict | None:
         try:
-            return super().transform(results)
+            return transform(self, results)
         except (AssertionError, OSError, ValueError, cv2.error) as error:
             reason = _REASONS.get(type(error)) or str(error).split("\n")[0]
             raise ImageError(f"{image_name(results)} cannot be read: {reason}; {_ALL_AT_ONCE}") from error
+
+    return read
+
+
+# in place: mmdet knows this step by the identity of its class (get_loading_pipeline), which no subclass has
+LoadImageFromFile.transform = _naming_the_image(LoadImageFromFile.transform)
+# by mmdet's scope too, as scoped configs write it
+TRANSFORMS.register_module(module=LoadImageFromFile)
 
 
 @TRANSFORMS.register_module(force=True)

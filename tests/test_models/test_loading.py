@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image that cannot be read or resized ends a run with its file and id."""
+"""An image that cannot be read or resized ends a run with its file and id; the steps stay mmdet's own."""
 
 import cv2
 import numpy as np
 import pytest
-from mmcv import transforms
+from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import get_loading_pipeline
 from mmdet.datasets.transforms import Resize
 from mmdet.registry import TRANSFORMS
 
@@ -24,10 +25,17 @@ def load(path, **options):
 
 @pytest.mark.parametrize("options", [{}, dict(to_float32=True), dict(color_type="grayscale")])
 def test_a_sound_image_is_loaded_as_by_mmcv(image, options):
-    expected = transforms.LoadImageFromFile(**options)(dict(img_path=str(image), img_id=7))
+    theirs = LoadImageFromFile.transform.__wrapped__
+    expected = theirs(LoadImageFromFile(**options), dict(img_path=str(image), img_id=7))
     actual = load(image, **options)
     assert actual.keys() == expected.keys()
     assert (actual["img"] == expected["img"]).all() and actual["img"].dtype == expected["img"].dtype
+
+
+@pytest.mark.parametrize("scopes", [("", ""), ("mmcv.", "mmdet.")])
+def test_mmdet_knows_the_loading_steps_by_their_classes(scopes):
+    loading = [dict(type=f"{scopes[0]}LoadImageFromFile"), dict(type=f"{scopes[1]}LoadAnnotations")]
+    assert get_loading_pipeline([*loading, dict(type="Resize"), dict(type="PackDetInputs")]) == loading
 
 
 BROKEN = dict(empty=b"", text=b"text", cut=0.5, missing=None)

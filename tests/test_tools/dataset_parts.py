@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from broken_data import BOX
 from check_dataset import check_annotations, check_images, read_settings
-from mmdet.registry import DATASETS, METRICS
+from demo import read_images
+from mmdet.registry import DATASETS, METRICS, TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from test_train_and_test import CONFIG
@@ -70,6 +72,17 @@ def found_in(folder: Path, settings=SETTINGS) -> dict:
     found, images = check_annotations(json.loads((folder / "ann.json").read_text()), settings)
     check_images(folder / "img", images, settings, 1, found)
     return found
+
+
+def skipped_by_the_demo(path: Path) -> list[str]:
+    """What the demo says of an image that it leaves out."""
+    load = TRANSFORMS.build(dict(type="LoadImageFromFile"))
+    inferencer = SimpleNamespace(
+        pipeline=SimpleNamespace(transforms=[]), load=lambda path: load(dict(img_path=str(path)))
+    )
+    skipped = []
+    list(read_images([path], skipped, inferencer))
+    return skipped
 
 
 def ends(code: str, seconds: float = 10) -> bool:

@@ -7,10 +7,10 @@ import broken_data as broken
 import pytest
 from broken_data import FIRST, IMAGES, INF, NAN, OBJECTS, SECOND, first, sound, write
 from check_dataset import read_settings
+from dataset_kinds import CONFIG as CONFIG_KINDS
 from dataset_kinds import KINDS
-from dataset_parts import SETTINGS, agrees, ends, evaluate, found_in, train
+from dataset_parts import SETTINGS, agrees, ends, evaluate, found_in, skipped_by_the_demo, train
 from dataset_report import table
-from demo import read_images
 from test_train_and_test import CONFIG
 
 from mmcarafe.models.loading import AnnotationError
@@ -39,7 +39,7 @@ def test_sound_data_show_nothing(tmp_path):
 
 def test_every_kind_has_a_case():
     own = {"image-below-min-size", "image-thin", "image-one-wide", "image-large", "image-too-large"}
-    assert {*OBJECTS, *IMAGES} | own == {*KINDS}
+    assert {*OBJECTS, *IMAGES, *CONFIG_KINDS} | own == {*KINDS}
 
 
 @pytest.mark.parametrize(("kind", "data"), CASES)
@@ -89,9 +89,7 @@ def test_pictures(kind, content, tmp_path):
     assert {k for k in found if KINDS[k].severity == "error"} <= {kind}
     agrees(KINDS[kind].training, train, tmp_path)
     agrees(KINDS[kind].evaluation, evaluate, tmp_path)
-    skipped = []
-    if content is not None:
-        list(read_images([tmp_path / "img" / FIRST], skipped, None))
+    skipped = [] if content is None else skipped_by_the_demo(tmp_path / "img" / FIRST)
     assert len(skipped) == KINDS[kind].demo.startswith("skipped")
 
 

@@ -12,8 +12,7 @@ import pytest
 from broken_data import FIRST, SECOND, encoded, first, picture, sound, write
 from check_dataset import read_settings
 from dataset_kinds import KINDS, markdown
-from dataset_parts import agrees, dataset, evaluate, found_in, train
-from demo import read_images
+from dataset_parts import agrees, dataset, evaluate, found_in, skipped_by_the_demo, train
 from test_train_and_test import CONFIG, ROOT, SMALL, refused, tool, toy  # noqa: F401
 
 from mmcarafe.models.loading import AnnotationError, ImageError
@@ -44,9 +43,7 @@ def test_large_images_are_named_without_being_decoded(tmp_path):
         whole = encoded(broken.Image.new("1", size))
         write(tmp_path, first("images", width=size[0], height=size[1]), whole)
         assert {k for k in found_in(tmp_path) if k.startswith("image")} == {kind, "image-grey"}
-    skipped = []
-    assert not list(read_images([tmp_path / "img" / FIRST], skipped, None))
-    assert len(skipped) == 1
+    assert len(skipped_by_the_demo(tmp_path / "img" / FIRST)) == 1
 
 
 def test_16_bits_lose_the_lower_eight(tmp_path):
