@@ -6,15 +6,19 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
 
 import torch
+from mmdet.models import BaseDetector, SSDHead, TwoStageDetector
+from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.hub import get_config
-from mmengine.registry import MODELS, RUNNERS, init_default_scope
+from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
@@ -30,7 +34,10 @@ os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
 # seconds for which processes on CPUs wait for one that is silent: longer than a COCO evaluation, in which all
 # wait for the first; torch's own default is half an hour
 GLOO_TIMEOUT = 600
+SSDHead.loss_cls = None  # mmdet 3.3 asks every dense head that predicts for it, and this one has none
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# in what mmdet and mmcv say of packages and kernels, and Python of arguments
+ABSENT = ("not installed", "implementation for device", "required positional argument", "unexpected keyword")
 
 
 class InputError(ValueError):
@@ -106,12 +113,56 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def build_detector(cfg: Config) -> nn.Module:
-    """The detector of a config, its backbone without pretrained weights."""
+    """Build the detector of a config without pretrained weights, in evaluation mode.
+
+    Raises:
+        InputError: the model is no detector that takes an image alone, or cannot be built.
+    """
     init_default_scope("mmdet")
-    if "backbone" not in cfg.model:
-        raise InputError(f"the config's model, {cfg.model.get('type')}, has no backbone: is it a detector?")
-    cfg.model.backbone.init_cfg = None
-    return MODELS.build(cfg.model).eval()
+    settings = deepcopy(cfg.model)  # some detectors change what they are built from
+    kind = settings.get("type")
+    known = MODELS.get(kind) if isinstance(kind, str) else kind
+    name = getattr(known, "__name__", kind)
+    if not (isinstance(known, type) and issubclass(known, BaseDetector)):
+        raise InputError(
+            f"the config's model, {name}, is no detector, which extends mmdet's BaseDetector and takes one "
+            "image; use the config of the detector alone"
+        )
+    if "language_model" in settings:
+        raise InputError(f"the config's model, {name}, takes a text besides the image; no tool here gives it")
+    drop_pretrained(settings)
+    with absence_named(f"the config's model, {name}, cannot be built"):
+        model = MODELS.build(settings)
+    if isinstance(model, TwoStageDetector) and not model.with_rpn:
+        raise InputError(f"the config's model, {name}, takes proposals besides the image; no tool here does")
+    model.eval()  # that of a detector with a teacher returns None
+    return model
+
+
+def drop_pretrained(cfg: object) -> None:
+    """Remove what loads weights from a model's config, at any depth."""
+    if isinstance(cfg, dict):
+        cfg.update({key: None for key in ("pretrained", "teacher_ckpt") if key in cfg})
+        inits = cfg.get("init_cfg") or []
+        inits = inits if isinstance(inits, list | tuple) else [inits]
+        if any("checkpoint" in init for init in inits):
+            cfg["init_cfg"] = [init for init in inits if "checkpoint" not in init] or None
+        cfg = list(cfg.values())
+    if isinstance(cfg, list | tuple):
+        for part in cfg:
+            drop_pretrained(part)
+
+
+@contextmanager
+def absence_named(consequence: str) -> Iterator[None]:
+    """While active, a package, file, kernel or argument that is needed and not there ends in one sentence."""
+    try:
+        yield
+    except (ImportError, FileNotFoundError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).rsplit(".py: ", 1)[-1].split())
+        if isinstance(error, RuntimeError | TypeError) and not any(words in reason for words in ABSENT):
+            raise
+        raise InputError(f"{consequence}: {reason}") from error
 
 
 def check_data(cfg: Config, *splits: str) -> None:
@@ -179,9 +230,9 @@ def run(main: Callable[[], None]) -> None:
         if not registry:
             raise
         sys.exit(
-            f"{Path(sys.argv[0]).name}: {missing} registry: check its spelling, or name the module that registers "
-            "it in custom_imports; a config's custom_imports replaces that of its _base_, whose modules must be "
-            "repeated in it"
+            f"{Path(sys.argv[0]).name}: {missing} registry: check its spelling, or name the module that "
+            "registers it in custom_imports; a config's custom_imports replaces that of its _base_, whose "
+            "modules must be repeated in it"
         )
     except DataError as error:
         # what a data worker raises arrives with the worker's trace, what a constructor does as above

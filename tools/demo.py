@@ -10,24 +10,24 @@ Examples::
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from glob import glob
 from itertools import islice
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
-from common import InputError, add_device_option, run
+from common import InputError, absence_named, add_device_option, run
 from demo_model import Inferencer
 from demo_output import CocoIds, Drawing, coco_results
 from demo_video import VIDEOS, Video
-from mmcv import imread
+from mmcv.transforms import LoadImageFromFile
 from pictures import check_folder, check_kept, write_file
 from rich.progress import track
 
-from mmcarafe.models.loading import Resize, leaves_no_pixel
+from mmcarafe.models.loading import ImageError, Resize, leaves_no_pixel
+from mmcarafe.visualization import to_bgr
 
+LOAD = LoadImageFromFile()  # as most configs have it
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -79,20 +79,20 @@ def test_scale(inferencer: Inferencer) -> tuple[int, int] | None:
 
 
 def read_images(
-    paths: list[Path], skipped: list[str], scale: tuple[int, int] | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and BGR pixels of each image, read as in training; those that cannot be used are noted."""
+    paths: list[Path], skipped: list[str], scale: tuple[int, int] | None, load: Callable = LOAD
+) -> Iterator[tuple[str, dict]]:
+    """Name of each image, and what a pipeline's loading step makes of it; unusable ones are noted."""
     for path in paths:
         try:
-            image = imread(str(path))
-        except (cv2.error, OSError):  # no bytes, too many pixels, or not ours to read
-            image = None
-        if image is None:
+            loaded = load(dict(img_path=str(path)))
+        except (ImageError, OSError):  # no bytes, too many pixels, or not ours to read
+            loaded = None
+        if loaded is None:
             skipped.append(str(path))
-        elif scale and leaves_no_pixel(image.shape[1::-1], scale):
+        elif scale and leaves_no_pixel(loaded["img"].shape[1::-1], scale):
             skipped.append(f"{path} (too thin)")
         else:
-            yield path.name, image
+            yield path.name, loaded
 
 
 def batches(items: Iterable, size: int) -> Iterator[list]:
@@ -127,9 +127,11 @@ def main() -> None:
         ids.image(0, path.name)
     folder.mkdir(parents=True, exist_ok=True)
     if video:
-        source, total, fps = video.frames(), video.expected, video.fps
+        source = ((name, inferencer.take(frame)) for name, frame in video.frames())
+        total, fps = video.expected, video.fps
     else:
-        source, total, fps = read_images(paths, skipped, test_scale(inferencer)), len(paths), 0
+        source = read_images(paths, skipped, test_scale(inferencer), inferencer.load)
+        total, fps = len(paths), 0
     drawing = Drawing(inferencer, folder, args.score_thr, fps)
     steps = track(batches(source, args.batch_size), "detecting", total=-(-total // args.batch_size))
     detect(args, inferencer, steps, ids, drawing)
@@ -147,12 +149,15 @@ def detect(
     results, number = [], 0
     try:
         for batch in steps:
-            images = [image for _, image in batch]
-            found = inferencer(images, batch_size=args.batch_size, return_datasamples=True, no_save_vis=True)
-            for (name, image), sample in zip(batch, found["predictions"], strict=True):
+            images = [loaded | dict(img_id=0) for _, loaded in batch]
+            with absence_named(f"{type(inferencer.model).__name__} does not run on {args.device}"):
+                found = inferencer(
+                    images, batch_size=args.batch_size, return_datasamples=True, no_save_vis=True
+                )
+            for (name, loaded), sample in zip(batch, found["predictions"], strict=True):
                 sample.classes = inferencer.model.dataset_meta["classes"]
                 results += coco_results(ids.image(number, name), name, sample, ids, args.score_thr)
-                drawing.write(name, image, sample)
+                drawing.write(name, to_bgr(loaded["img"]), sample)
                 number += 1
     finally:  # interrupted or out of memory: what was found until then is kept
         drawing.close()

@@ -1,18 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """The detector of the demo, and the names of the classes that its labels stand for."""
 
-from common import InputError, innermost_datasets, read_config
+import mmcv
+import numpy as np
+from common import InputError, absence_named, build_detector, innermost_datasets, read_config
 from mmdet.apis import DetInferencer
+from mmdet.datasets.transforms import LoadImageFromNDArray
+from mmdet.models import RPN
 from mmdet.registry import DATASETS
 from mmengine.config import Config
+from mmengine.dataset import Compose
+from pictures import check_pipeline
 from torch import nn
-from weights import check_checkpoint, read_state_dict
+from weights import check_state, read_state_dict
+
+from mmcarafe.models.deploy import predicting
+from mmcarafe.visualization import test_pipeline
 
 
 class Inferencer(DetInferencer):
     """mmdet's inferencer, with weights that fit and the classes they were trained for.
 
-    mmdet takes the names from the checkpoint whatever they are, and COCO's where it holds none.
+    mmdet takes the names from the checkpoint whatever they are, and COCO's where it holds none. Images are
+    given as the first step of the config's test pipeline, ``load``, or :meth:`take` makes them.
 
     Raises:
         InputError: config and checkpoint do not belong together, or give no names for the model's labels.
@@ -20,24 +30,37 @@ class Inferencer(DetInferencer):
 
     def __init__(self, config: str, checkpoint: str, device: str):
         cfg = read_config(config)
-        if not innermost_datasets((cfg.get("test_dataloader") or {}).get("dataset")):
-            raise InputError(f"config {config} has no test_dataloader with a dataset, whose pipeline is used")
-        cfg.model.backbone.init_cfg = None
-        read_state_dict(checkpoint)  # refuses what is no plain data, before mmdet reads it
+        check_pipeline(cfg, config)
+        # it draws, and what it drew is written by the demo
+        cfg.visualizer = dict(cfg.get("visualizer") or dict(type="DetLocalVisualizer"), vis_backends=None)
         self.files = config, checkpoint
-        super().__init__(cfg, checkpoint, device=device, show_progress=False)
+        with absence_named(f"config {config} cannot be used"):
+            super().__init__(cfg, checkpoint, device=device, show_progress=False)
 
-    def _load_weights_to_model(self, model: nn.Module, checkpoint: dict, cfg: Config) -> None:
-        check_checkpoint(model, self.files[1])
-        classes = choose_classes(cfg, checkpoint, *self.files)
+    def _init_model(self, cfg: Config, weights: str, device: str) -> nn.Module:
+        checkpoint, state = read_state_dict(weights)
+        model = build_detector(cfg)
         check_instances(model, self.files[0])
+        check_state(model, weights, state)
+        classes = choose_classes(cfg, checkpoint, *self.files)
         check_count(model, classes, *self.files)
         meta = dict(dataset_meta=dict(classes=classes))
-        checkpoint = dict(state_dict=checkpoint.get("state_dict", checkpoint), meta=meta)
-        super()._load_weights_to_model(model, checkpoint, cfg)
+        self._load_weights_to_model(model, dict(state_dict=state, meta=meta), cfg)
         palette = model.dataset_meta["palette"]
         if isinstance(palette, list) and len(palette) < len(classes):  # a data set's own, for other classes
             model.dataset_meta["palette"] = "random"
+        return model.to(device)
+
+    def _init_pipeline(self, cfg: Config) -> Compose:
+        self.load, change = test_pipeline(cfg)
+        return change
+
+    def take(self, frame: np.ndarray) -> dict:
+        """Return BGR pixels as the config's test pipeline would have loaded them from a file."""
+        step = self.load.transforms[0]
+        if getattr(step, "color_type", "color").startswith("grayscale"):
+            frame = mmcv.bgr2gray(frame)
+        return LoadImageFromNDArray(to_float32=getattr(step, "to_float32", False))(dict(img=frame))
 
 
 def choose_classes(cfg: Config, checkpoint: dict, config: str, path: str) -> tuple[str, ...]:
@@ -75,7 +98,12 @@ def choose_classes(cfg: Config, checkpoint: dict, config: str, path: str) -> tup
 
 
 def check_instances(model: nn.Module, config: str) -> None:
-    """Raise InputError where the model gives a panoptic segmentation, and no objects with boxes."""
+    """Raise InputError where the model gives a panoptic segmentation or proposals, and no objects."""
+    model = predicting(model)
+    if isinstance(model, RPN):
+        raise InputError(
+            f"config {config} builds an RPN, whose proposals have no classes; the demo needs objects"
+        )
     fusion = getattr(model, "panoptic_fusion_head", None)  # Mask2Former has one for objects too
     if fusion is not None and not (fusion.test_cfg or {}).get("instance_on"):
         raise InputError(f"config {config} builds a panoptic model; the demo needs one that gives objects")
@@ -83,6 +111,7 @@ def check_instances(model: nn.Module, config: str) -> None:
 
 def check_count(model: nn.Module, classes: tuple[str, ...], config: str, path: str) -> None:
     """Raise InputError unless each label of the model has a name."""
+    model = predicting(model)
     part = getattr(model, "roi_head", model)
     heads = [getattr(part, name, None) for name in ("bbox_head", "mask_head", "panoptic_head")]
     head = next((head for head in heads if head is not None), None)

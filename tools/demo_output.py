@@ -10,7 +10,7 @@ from check_dataset import read_annotations
 from common import InputError
 from mmdet.apis import DetInferencer
 from mmdet.structures import DetDataSample
-from mmdet.structures.mask import encode_mask_results
+from mmdet.structures.mask import encode_mask_results, mask2bbox
 from pictures import write_picture
 
 
@@ -67,7 +67,11 @@ def coco_results(
     """What was found in an image, as COCO writes results."""
     found = sample.pred_instances.cpu()
     found = found[found.scores >= score_thr]
-    masks = encode_mask_results(found.masks.numpy()) if "masks" in found else [None] * len(found)
+    masks = [None] * len(found)
+    if "masks" in found:
+        masks = encode_mask_results(found.masks.numpy())
+        if not found.bboxes.any():  # SOLO gives none
+            found.bboxes = mask2bbox(found.masks)
     results = []
     for label, score, box, mask in zip(found.labels, found.scores, found.bboxes, masks, strict=True):
         x1, y1, x2, y2 = box.tolist()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Export a detector, or a part of it, to ONNX of standard operators, and check the file with ONNX Runtime.
 
-Parts: ``detector`` goes from BGR images as OpenCV reads them (the normalisation is in the model) to boxes,
+Parts: ``detector`` goes from BGR images as OpenCV reads them (grey ones where the model takes one channel;
+the normalisation is in the model) to boxes,
 scores, labels and masks; ``raw`` ends at what the dense head predicts for each level, before boxes are
 selected; ``neck`` takes the backbone's levels; ``upsampler`` is the first CARAFE module alone. A file named
 ``.pt2`` is a program of ``torch.export`` instead.
@@ -59,12 +60,15 @@ def program_of(part: Part, dynamic: bool) -> ExportedProgram:
             return torch.export.export(
                 part.module, part.inputs, dynamic_shapes=shapes and tuple(shapes), strict=False
             )
-        except torch._dynamo.exc.UserError as error:
-            if not dynamic:
-                raise
-            reason = str(error).strip().splitlines()[0]
+        except (RuntimeError, AssertionError) as error:
+            reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+            if dynamic and isinstance(error, torch._dynamo.exc.UserError):
+                raise InputError(
+                    f"--dynamic: this model fixes a size while it runs ({reason}); leave --dynamic out"
+                ) from error
             raise InputError(
-                f"--dynamic: this model fixes a size while it runs ({reason}); leave --dynamic out"
+                f"this part does not run, or not as a program, on two images of this shape ({reason}); "
+                "try another --part or a larger --shape"
             ) from error
 
 

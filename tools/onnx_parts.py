@@ -10,7 +10,7 @@ from mmdet.models.detectors.single_stage_instance_seg import SingleStageInstance
 from torch import Tensor, nn
 
 from mmcarafe.layers import CARAFE
-from mmcarafe.models.deploy import Preprocessed, UnsupportedError, whole
+from mmcarafe.models.deploy import Preprocessed, UnsupportedError, image_channels, predicting, whole
 
 DENSE = (SingleStageDetector, SingleStageInstanceSegmentor, TwoStageDetector)
 
@@ -35,13 +35,15 @@ class Part(NamedTuple):
 
 
 class Raw(Preprocessed):
-    """Backbone, neck and dense head: Tensor[N, 3, H, W], BGR from 0 to 255, to what the head predicts."""
+    """Backbone, neck and dense head: Tensor[N, C, H, W], BGR or grey from 0 to 255, to what is predicted."""
 
     def __init__(self, detector: nn.Module):
         super().__init__(detector)
         heads = (getattr(detector, name, None) for name in ("rpn_head", "bbox_head", "mask_head"))
         self.head = next((head for head in heads if head is not None), None)
-        if self.head is None or not isinstance(detector, DENSE):
+        # some RPNs predict in steps of their own
+        predicts = self.head is not None and type(self.head).forward is not nn.Module.forward
+        if not predicts or not isinstance(detector, DENSE):
             raise InputError(f"{type(detector).__name__} has no dense head to export; try --part neck")
 
     def forward(self, image: Tensor) -> tuple:
@@ -96,4 +98,5 @@ PARTS = {
 
 def part_of(detector: nn.Module, name: str, shape: list[int]) -> Part:
     """The part of this name, traced with images of this shape."""
-    return PARTS[name](detector, torch.rand(2, 3, *shape) * 255)
+    detector = predicting(detector)
+    return PARTS[name](detector, torch.rand(2, image_channels(detector), *shape) * 255)

@@ -9,6 +9,7 @@ from statistics import median
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 import torch
 from common import InputError
 from onnx_parts import Part
@@ -19,6 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 TIMED = 5
 MULTIPLE = 32
+# how OpenCV reads an image of so many channels; others as the file has them
+FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}
 MOST_LOST = (
     0.01  # of the detections: where two boxes score alike, rounding decides which one suppresses the other
 )
@@ -64,18 +67,22 @@ def other_inputs(part: Part, args: Namespace) -> dict[str, tuple[Tensor, ...]]:
     for name in args.verify or ():
         if not part.takes_images:
             raise InputError(f"--verify {name}: --part {args.part} takes no images")
-        given[name] = (read_image(name, None if args.dynamic else args.shape),)
+        channels = part.inputs[0].shape[1]
+        given[name] = (read_image(name, None if args.dynamic else args.shape, channels),)
     return given
 
 
-def read_image(name: str, shape: list[int] | None) -> Tensor:
+def read_image(name: str, shape: list[int] | None, channels: int) -> Tensor:
     """A batch of the image twice, resized to this shape or to sides that are multiples of 32."""
-    image = cv2.imread(name)
+    image = cv2.imread(name, FLAGS.get(channels, cv2.IMREAD_UNCHANGED))
     if image is None:
         raise InputError(f"image {name} does not exist or cannot be read")
     height, width = shape or (max(MULTIPLE * 2, size // MULTIPLE * MULTIPLE) for size in image.shape[:2])
-    image = cv2.resize(image, (width, height))
-    return torch.from_numpy(image).permute(2, 0, 1)[None].float().repeat(2, 1, 1, 1)
+    image = torch.from_numpy(cv2.resize(image, (width, height)).astype(np.float32))
+    image = image.reshape(height, width, -1).permute(2, 0, 1)
+    if len(image) != channels:
+        raise InputError(f"--verify {name}: the model takes {channels} channels, the image has {len(image)}")
+    return image.repeat(2, 1, 1, 1)
 
 
 class Difference(NamedTuple):

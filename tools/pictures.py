@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that the tools for pictures write: where they may go, and an error that names the one that failed."""
+"""What the tools for pictures read and write: where files may go, and an error that names what failed."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,6 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 from common import InputError
+from mmengine.config import Config
+
+
+def check_pipeline(cfg: Config, name: str) -> None:
+    """Raise InputError where a config says nothing of how images are loaded and made ready for the model."""
+    if not (cfg.get("test_dataloader") or {}).get("dataset"):
+        raise InputError(f"config {name} has no test_dataloader with a dataset, whose pipeline is used")
 
 
 def check_folder(option: str, folder: Path) -> None:

@@ -11,11 +11,18 @@ Examples::
 import argparse
 from pathlib import Path
 
-import cv2
-from common import InputError, add_cfg_options, add_device_option, build_detector, read_config, run
+from common import (
+    InputError,
+    absence_named,
+    add_cfg_options,
+    add_device_option,
+    build_detector,
+    read_config,
+    run,
+)
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
-from pictures import check_folder, write_picture
+from pictures import check_folder, check_pipeline, write_picture
 from torch import nn
 from weights import check_checkpoint
 
@@ -72,14 +79,6 @@ def build_model(cfg: Config, args: argparse.Namespace) -> nn.Module:
     return model.to(args.device)
 
 
-def check_image(path: str) -> None:
-    """Raise InputError unless the image can be read."""
-    if not Path(path).is_file():
-        raise InputError(f"image {path} does not exist")
-    if cv2.imread(path) is None:
-        raise InputError(f"{path} cannot be read as an image")
-
-
 def points_of(view: View, args: argparse.Namespace) -> list[Point]:
     """Those of the command line that are in the view, or chosen ones."""
     if not args.points:
@@ -95,9 +94,12 @@ def main() -> None:
     args = parse_args()
     check_folder("--out", Path(args.out))
     cfg = read_config(args.config, args.cfg_options)
-    check_image(args.image)
+    check_pipeline(cfg, args.config)
+    if not Path(args.image).is_file():
+        raise InputError(f"image {args.image} does not exist")
     model = build_model(cfg, args)
-    seen = look(model, *load_image(cfg, args.image))
+    with absence_named(f"{type(model).__name__} does not run on {args.device}"):
+        seen = look(model, *load_image(cfg, args.image))
     if not seen:
         raise InputError("no CARAFE module ran: a mask head's does where something is found")
     views = select(seen, args.module)

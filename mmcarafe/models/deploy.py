@@ -7,8 +7,17 @@ detections are mmdet's: the same candidates, the same suppression, the same numb
 """
 
 import torch
-from mmdet.models import RPNHead, StandardRoIHead, TwoStageDetector, YOLOXHead
+from mmdet.models import (
+    BBoxHead,
+    RPNHead,
+    SemiBaseDetector,
+    SingleRoIExtractor,
+    StandardRoIHead,
+    TwoStageDetector,
+    YOLOXHead,
+)
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from torch import Tensor, nn
 
 from .deploy_boxes import (
@@ -25,23 +34,58 @@ class UnsupportedError(ValueError):
     """The post-processing is of a kind that is not exported; the message says which are."""
 
 
+class _ReachedError(Exception):
+    """A forward pass came to where its input is looked at."""
+
+
+def predicting(model: nn.Module) -> nn.Module:
+    """Return the detector that predicts: of a semi-supervised one the teacher or the student in it."""
+    if not isinstance(model, SemiBaseDetector):
+        return model
+    detector = getattr(model, model.semi_test_cfg.get("predict_on", "teacher"))
+    detector.data_preprocessor = model.data_preprocessor.data_preprocessor
+    return detector
+
+
+def image_channels(detector: nn.Module) -> int:
+    """Return how many channels the images of a detector have: as many as its first convolution then takes.
+
+    That may be a multiple: YOLOX puts pixels that lie beside each other into channels.
+    """
+    first = next((module for module in detector.backbone.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None:
+        return 3
+
+    def look(convolution: nn.Module, inputs: tuple[Tensor]) -> None:
+        raise _ReachedError(inputs[0].shape[1])
+
+    handle = first.register_forward_pre_hook(look)
+    try:
+        detector.backbone(torch.zeros(1, 3, 64, 64, device=first.weight.device))
+    except _ReachedError as reached:
+        return 3 * first.in_channels // reached.args[0]
+    finally:
+        handle.remove()
+    return 3
+
+
 class Preprocessed(nn.Module):
     """A detector's backbone and neck behind its channel order and normalisation.
 
     Args:
-        detector (nn.Module): one of mmdet's, with a ``DetDataPreprocessor``.
+        detector (nn.Module): one of mmdet's, with a data preprocessor of mmdet's or mmengine's.
     """
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
         self.backbone, self.neck = detector.backbone, getattr(detector, "neck", None) or nn.Identity()
         preprocessor = detector.data_preprocessor
-        self.flip = preprocessor._channel_conversion
+        self.flip = getattr(preprocessor, "_channel_conversion", False)
         self.register_buffer("mean", getattr(preprocessor, "mean", torch.zeros(1)).view(1, -1, 1, 1))
         self.register_buffer("std", getattr(preprocessor, "std", torch.ones(1)).view(1, -1, 1, 1))
 
     def levels(self, image: Tensor) -> tuple[Tensor, ...]:
-        """The neck's maps of images, Tensor[N, 3, H, W], BGR from 0 to 255."""
+        """The neck's maps of images, Tensor[N, C, H, W], BGR or grey from 0 to 255."""
         image = image.flip(1) if self.flip else image
         return self.neck(self.backbone((image - self.mean) / self.std))
 
@@ -75,15 +119,15 @@ class OneStage(Preprocessed):
     def __init__(self, detector: nn.Module) -> None:
         super().__init__(detector)
         head = self.head = getattr(detector, "bbox_head", None)
-        base = isinstance(head, BaseDenseHead) and _selects_as(head, BaseDenseHead)
-        if not base and not isinstance(head, YOLOXHead):
-            raise UnsupportedError(
-                f"boxes of {type(head).__name__} are selected in a way of its own, which is not exported"
-            )
-        _check(head, *["nms_pre", "max_per_img"] * base)
+        if isinstance(head, YOLOXHead):
+            _check(head)
+            return
+        methods = ("predict_by_feat", "_predict_by_feat_single", "_bbox_post_process")
+        _check_selection(head, BaseDenseHead, *methods)
+        _check(head, "nms_pre", "max_per_img")
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Detections of images, Tensor[N, 3, H, W], BGR from 0 to 255.
+        """Detections of images, Tensor[N, C, H, W], BGR or grey from 0 to 255.
 
         Returns:
             tuple: boxes, Tensor[N, D, 4] as (x1, y1, x2, y2) in pixels of the input; scores, Tensor[N, D],
@@ -107,12 +151,16 @@ class TwoStage(Preprocessed):
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__(detector)
-        self.rpn_head, self.roi_head = detector.rpn_head, detector.roi_head
+        self.rpn_head, self.roi_head = getattr(detector, "rpn_head", None), detector.roi_head
         if type(self.roi_head) is not StandardRoIHead or type(self.rpn_head) is not RPNHead:
             raise UnsupportedError(
                 f"of detectors with two stages those with RPNHead and StandardRoIHead are exported, "
                 f"not {type(self.rpn_head).__name__} and {type(self.roi_head).__name__}"
             )
+        _check_selection(self.roi_head.bbox_head, BBoxHead, "predict_by_feat", "_predict_by_feat_single")
+        for name, extractor in self.roi_head.named_children():
+            if isinstance(extractor, BaseRoIExtractor):
+                _check_extractor(name, extractor)
         _check(self.rpn_head, "nms_pre", "max_per_img")
         _check(self.roi_head, "max_per_img")
         self.outputs = ("boxes", "scores", "labels") + ("masks",) * self.roi_head.with_mask
@@ -143,10 +191,22 @@ def whole(detector: nn.Module) -> OneStage | TwoStage:
     return (TwoStage if isinstance(detector, TwoStageDetector) else OneStage)(detector)
 
 
-def _selects_as(head: nn.Module, base: type) -> bool:
-    """Whether the methods that select boxes are those of this class."""
-    names = ("predict_by_feat", "_predict_by_feat_single", "_bbox_post_process")
-    return all(getattr(type(head), name) is getattr(base, name) for name in names)
+def _check_selection(head: nn.Module, base: type, *methods: str) -> None:
+    """UnsupportedError unless the methods that select boxes are those of this class."""
+    if any(getattr(type(head), name, None) is not getattr(base, name) for name in methods):
+        raise UnsupportedError(
+            f"boxes of {type(head).__name__} are selected in a way of its own, which is not exported"
+        )
+
+
+def _check_extractor(name: str, extractor: nn.Module) -> None:
+    """UnsupportedError unless RoIs are taken out as mmdet's SingleRoIExtractor does, by RoIAlign."""
+    layer = extractor.roi_layers[0]
+    if not isinstance(extractor, SingleRoIExtractor) or getattr(layer, "pool_mode", "") != "avg":
+        raise UnsupportedError(
+            f"RoIs are exported from SingleRoIExtractor with RoIAlign and average pooling, but {name} is "
+            f"{type(extractor).__name__} with {type(layer).__name__}"
+        )
 
 
 def _check(head: nn.Module, *needed: str) -> None:
@@ -158,6 +218,6 @@ def _check(head: nn.Module, *needed: str) -> None:
     for name in needed:
         if cfg.get(name, -1) <= 0:
             raise UnsupportedError(f"test_cfg.{name}: expected 1 or more, got {cfg.get(name)}")
-    predicting = getattr(head, "bbox_head", head)
-    if getattr(predicting.loss_cls, "custom_cls_channels", False):
-        raise UnsupportedError(f"scores of {type(predicting.loss_cls).__name__} are not exported")
+    loss = getattr(getattr(head, "bbox_head", head), "loss_cls", None)  # SSD has none
+    if getattr(loss, "custom_cls_channels", False):
+        raise UnsupportedError(f"scores of {type(loss).__name__} are not exported")

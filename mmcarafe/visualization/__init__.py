@@ -4,7 +4,7 @@
 from .drawing import draw, to_rgb
 from .hook import CARAFEVisualizationHook
 from .points import Point, choose_points, image_points
-from .view import View, load_image, look, select
+from .view import View, load_image, look, select, test_pipeline, to_bgr
 
 __all__ = [
     "CARAFEVisualizationHook",
@@ -16,5 +16,7 @@ __all__ = [
     "load_image",
     "look",
     "select",
+    "test_pipeline",
+    "to_bgr",
     "to_rgb",
 ]

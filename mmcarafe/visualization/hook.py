@@ -14,7 +14,7 @@ from mmcarafe.layers import CARAFE
 
 from .drawing import draw, to_rgb
 from .points import Point, choose_points, image_points
-from .view import View, load_image, look, select, undisturbed
+from .view import View, load_image, look, select, test_pipeline, undisturbed
 
 
 @HOOKS.register_module()
@@ -37,8 +37,8 @@ class CARAFEVisualizationHook(Hook):
         by_epoch (bool): without validation, whether to count epochs. Default: True.
 
     Raises:
-        ValueError: before training, the model or ``module`` has no CARAFE module; later, a point is outside
-            the image.
+        ValueError: before training, the model or ``module`` has no CARAFE module, or the config no test
+            pipeline; later, a point is outside the image.
 
     Example: ``custom_hooks = [dict(type="CARAFEVisualizationHook")]``
     """
@@ -75,6 +75,7 @@ class CARAFEVisualizationHook(Hook):
                 f"CARAFEVisualizationHook: module: expected the beginning of one of {', '.join(names)}, "
                 f"got {self.module!r}"
             )
+        test_pipeline(runner.cfg)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Draw after each ``interval`` validations of a training."""

@@ -32,7 +32,7 @@ class View:
     name: str
     """Of the part of the model."""
     image: np.ndarray
-    """uint8 [H, W, 3], RGB, as the test pipeline resized it, without padding."""
+    """uint8 [H, W, 3], RGB, as the test pipeline resized it, without padding; of grey ones three times."""
     calls: list[Reassembly]
     """The chain, finest first."""
     index: int
@@ -152,11 +152,41 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def test_pipeline(cfg: Config) -> tuple[Compose, Compose]:
+    """Build a config's test pipeline in two parts: what loads an image file, and what is made of the image.
+
+    Raises:
+        ValueError: the config has none.
+    """
+    if not (cfg.get("test_dataloader") or {}).get("dataset"):
+        raise ValueError("the config has no test_dataloader with a dataset, whose pipeline is used")
+    steps = [step for step in get_test_pipeline_cfg(cfg.copy()) if "Annotations" not in str(step["type"])]
+    return Compose(steps[:1]), Compose(steps[1:])
+
+
 def load_image(cfg: Config, path: str) -> tuple[Tensor, DetDataSample]:
     """What the test pipeline of a config makes of an image file: the arguments of :func:`look`."""
-    steps = [step for step in get_test_pipeline_cfg(cfg.copy()) if "Annotations" not in step["type"]]
-    item = Compose(steps)(dict(img_path=path, img_id=0))
+    load, change = test_pipeline(cfg)
+    item = change(load(dict(img_path=path)) | dict(img_id=0))
     return item["inputs"], item["data_samples"]
+
+
+def to_bgr(image: np.ndarray) -> np.ndarray:
+    """Turn an image of any channels and type, [H, W] or [H, W, C], into uint8 [H, W, 3].
+
+    Of more than three channels the first three are taken; values above 255 are scaled as a whole.
+
+    Example:
+        >>> import numpy as np
+        >>> from mmcarafe.visualization import to_bgr
+        >>> to_bgr(np.full((2, 5), 40.0)).shape, to_bgr(np.full((2, 5, 1), 65535, np.uint16)).max()
+        ((2, 5, 3), np.uint8(255))
+    """
+    image = image.reshape(*image.shape[:2], -1)
+    image = image[..., :3] if image.shape[2] >= 3 else image[..., :1].repeat(3, 2)
+    if image.dtype != np.uint8:
+        image = (image * (255 / max(255, image.max(initial=0)))).clip(0, 255).astype(np.uint8)
+    return image
 
 
 def look(model: nn.Module, inputs: Tensor, sample: DetDataSample) -> list[View]:
@@ -168,7 +198,7 @@ def look(model: nn.Module, inputs: Tensor, sample: DetDataSample) -> list[View]:
 
     Args:
         model (nn.Module): a detector of mmdet's.
-        inputs (Tensor[3, H, W]): BGR pixels in 0..255, as a test pipeline gives them.
+        inputs (Tensor[C, H, W]): BGR or grey pixels in 0..255, as a test pipeline gives them.
         sample (DetDataSample): what the pipeline says of the image.
     """
     rois: list[tuple[int, Tensor, torch.Size]] = []
@@ -189,7 +219,7 @@ def look(model: nn.Module, inputs: Tensor, sample: DetDataSample) -> list[View]:
     height, width = sample.metainfo.get("ori_shape", inputs.shape[1:])[:2]
     # some pipelines pad at the right and the bottom
     pixels = inputs[:, : round(height * scale_factor[1]), : round(width * scale_factor[0])]
-    image = pixels.permute(1, 2, 0).flip(2).clamp(0, 255).byte().cpu().numpy()
+    image = to_bgr(pixels.permute(1, 2, 0).cpu().numpy())[..., ::-1]
     views = []
     for i, call in lasts:
         name = _component(call) if components[_component(call)] == 1 else call.name
