@@ -15,7 +15,7 @@ from torch import nn
 from weights import check_state, read_state_dict
 
 from mmcarafe.models.deploy import predicting
-from mmcarafe.visualization import test_pipeline
+from mmcarafe.visualization import image_pipeline
 
 
 class Inferencer(DetInferencer):
@@ -52,7 +52,7 @@ class Inferencer(DetInferencer):
         return model.to(device)
 
     def _init_pipeline(self, cfg: Config) -> Compose:
-        self.load, change = test_pipeline(cfg)
+        self.load, change = image_pipeline(cfg)
         return change
 
     def take(self, frame: np.ndarray) -> dict:

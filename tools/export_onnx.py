@@ -81,15 +81,22 @@ def save(program: ExportedProgram, part: Part, path: Path, opset: int) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own
-        onnx = torch.onnx.export(
-            program,
-            dynamo=True,
-            custom_translation_table=translation_table(),
-            opset_version=opset,
-            input_names=["image"] if part.takes_images else None,
-            output_names=part.outputs,
-            verbose=False,
-        )
+        try:
+            onnx = torch.onnx.export(
+                program,
+                dynamo=True,
+                custom_translation_table=translation_table(),
+                opset_version=opset,
+                input_names=["image"] if part.takes_images else None,
+                output_names=part.outputs,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise InputError(
+                f"a step of this model is not written as ONNX ({reason}); try another --part, or name the "
+                "--output .pt2"
+            ) from error
     weights = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     onnx.save(str(path), external_data=weights > MOST_IN_ONE_FILE)
 

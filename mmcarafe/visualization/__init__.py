@@ -3,8 +3,9 @@
 
 from .drawing import draw, to_rgb
 from .hook import CARAFEVisualizationHook
+from .loading import image_pipeline, load_image, to_bgr
 from .points import Point, choose_points, image_points
-from .view import View, load_image, look, select, test_pipeline, to_bgr
+from .view import View, look, select
 
 __all__ = [
     "CARAFEVisualizationHook",
@@ -12,11 +13,11 @@ __all__ = [
     "View",
     "choose_points",
     "draw",
+    "image_pipeline",
     "image_points",
     "load_image",
     "look",
     "select",
-    "test_pipeline",
     "to_bgr",
     "to_rgb",
 ]

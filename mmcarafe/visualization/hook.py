@@ -13,8 +13,9 @@ from torch import nn
 from mmcarafe.layers import CARAFE
 
 from .drawing import draw, to_rgb
+from .loading import image_pipeline, load_image
 from .points import Point, choose_points, image_points
-from .view import View, load_image, look, select, test_pipeline, undisturbed
+from .view import View, look, select, undisturbed
 
 
 @HOOKS.register_module()
@@ -75,7 +76,7 @@ class CARAFEVisualizationHook(Hook):
                 f"CARAFEVisualizationHook: module: expected the beginning of one of {', '.join(names)}, "
                 f"got {self.module!r}"
             )
-        test_pipeline(runner.cfg)
+        image_pipeline(runner.cfg)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Draw after each ``interval`` validations of a training."""

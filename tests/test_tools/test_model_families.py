@@ -15,6 +15,7 @@ from get_flops import CARAFES, OUTSIDE, Cost, count, total
 from mmengine.config import Config, ConfigDict
 from onnx_parts import part_of
 from onnx_verify import read_image
+from pictures import check_pipeline
 from test_train_and_test import CONFIG
 from torch import nn
 
@@ -85,6 +86,13 @@ def deformable_detr() -> Config:
     return read_config("mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py", options)
 
 
+def ssd() -> Config:
+    """A dense head without the loss that mmdet looks for; and a config that says nothing of drawing."""
+    cfg = read_config("mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py")
+    cfg.pop("visualizer")
+    return cfg
+
+
 def cascade_rpn() -> Config:
     """An RPN whose stages are run one by one."""
     cfg = read_config("mmdet::cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py", R18)
@@ -106,6 +114,7 @@ NOT = {
     "solov2": dict(detector="in a way of its own, which is not exported; try --part raw"),
     "sparse_rcnn": dict(detector="not EmbeddingRPNHead and SparseRoIHead", raw="has no dense head"),
     "deformable_detr": dict(detector="boxes of DeformableDETRHead", raw="DeformableDETR has no dense head"),
+    "ssd": {},
     "cascade_rpn": dict(
         detector="not CascadeRPNHead and StandardRoIHead", raw="FasterRCNN has no dense head"
     ),
@@ -174,7 +183,7 @@ def test_every_component_is_counted(cfg, family):
             works = any(isinstance(layer, nn.Conv2d | nn.Linear) for layer in layers)
             assert (cost.flops > 0) == works, name
     assert costs.get(OUTSIDE, Cost()) == (Cost(4 * 256) if family == "deformable_detr" else Cost())
-    assert (CARAFES in costs) == (family != "deformable_detr")
+    assert (CARAFES in costs) == (family not in ("deformable_detr", "ssd"))
     if family == "soft_teacher":
         assert costs == count(build_detector(mask_rcnn()), [256, 256])
     if family == "cascade_rpn":  # as many boxes as are allowed, whatever is proposed
@@ -190,7 +199,7 @@ def test_kernels_are_looked_at(cfg, family, image):
     seen = {view.name for view in look(detector, *load_image(cfg, image))}
     parts = dict(
         grey={"neck", "roi_head.mask_head"}, soft_teacher={"student.neck", "student.roi_head.mask_head"},
-        sparse_rcnn={"neck"}, cascade_rpn={"neck"}, lad={"neck"}, deformable_detr=set(),
+        sparse_rcnn={"neck"}, cascade_rpn={"neck"}, lad={"neck"}, deformable_detr=set(), ssd=set(),
     )  # fmt: skip
     if family in parts:
         assert seen == parts[family]
@@ -235,6 +244,16 @@ def test_a_model_that_no_tool_runs_is_named(model, match):
     cfg = read_config(model) if isinstance(model, str) else Config(dict(model=model))
     with pytest.raises(InputError, match=match):
         build_detector(cfg)
+
+
+def test_a_config_without_a_test_pipeline_is_named():
+    cfg = mask_rcnn()
+    for without in (None, dict(batch_size=1)):
+        cfg.test_dataloader = without
+        with pytest.raises(InputError, match=r"config c\.py has no test_dataloader with a dataset"):
+            check_pipeline(cfg, "c.py")
+        with pytest.raises(ValueError, match="the config has no test_dataloader with a dataset"):
+            load_image(cfg, "image.png")
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch):
