@@ -97,7 +97,7 @@ setup(
         "onedl": ["onedl-mmengine>=0.10.12,<0.11", "onedl-mmcv>=2.3.6,<2.4", "onedl-mmdetection>=3.5.1,<3.6"],
         # GPU kernels; torch's CUDA builds for Linux bring it along
         "triton": ["triton>=3.4"],
-        # tools/export_onnx.py
+        # tools/deployment/export_onnx.py
         "onnx": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
         "tests": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff"],
     },

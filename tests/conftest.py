@@ -7,12 +7,15 @@ Tests of the operator need torch and pytest only: what imports mmdet is imported
 import importlib
 import os
 import random
+import shutil
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from packaging.version import Version
 
@@ -22,12 +25,16 @@ if not torch.cuda.is_available():
 
 from samples import loop
 
-from mmcarafe.ops import use_cpu_implementation
+from mmcarafe.ops import use_implementation
 
 # For tests that state no number of examples of their own; --hypothesis-profile=long asks for the other.
 settings.register_profile("short", max_examples=30)
 settings.register_profile("long", max_examples=1300)
 settings.load_profile("short")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run what takes long")
 
 
 def pytest_configure(config):
@@ -39,14 +46,39 @@ def pytest_configure(config):
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="--slow runs it"))
+    if not torch.cuda.is_available():
+        config.left_out = [item for item in items if item.get_closest_marker("needs_cuda")]
+        items[:] = [item for item in items if not item.get_closest_marker("needs_cuda")]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Keep what a worker of pytest-xdist says; all workers collect the same tests."""
+    node.config.left_out = node.workeroutput.get("left_out", 0)
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = len(getattr(session.config, "left_out", ()))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    left_out = getattr(config, "left_out", 0)
+    if count := left_out if isinstance(left_out, int) else len(left_out):
+        terminalreporter.write_line(f"{count} tests need a GPU and were left out: torch sees no CUDA device")
+
+
 def pytest_runtest_setup(item):
-    if item.get_closest_marker("needs_cuda") and not torch.cuda.is_available():
-        pytest.skip("torch sees no CUDA device")
     for mark in item.iter_markers("needs"):
         for package, version in mark.kwargs.items():
             found = {d.name: d.version for d in metadata.distributions(name=package)}.get(package, version)
             if Version(found) < Version(version):
-                pytest.skip(f"known to fail before {package} {version}, see the README's combinations")
+                pytest.skip(f"known to fail before {package} {version}, see docs/compatibility.md")
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +103,15 @@ def nan_in_uninitialised_memory():
 
 
 @pytest.fixture
+def unprotected(monkeypatch):
+    """Lets a test load without restrictions as well; the commands' setting would forbid it."""
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+
+
+@pytest.fixture
 def implementation(request):
     """The name of the implementation that CPU tensors are given to; parametrised in ``samples``."""
-    with use_cpu_implementation(request.param):
+    with use_implementation("cpu", request.param):
         yield request.param
 
 
@@ -105,3 +143,29 @@ def mmdets_classes():
 def stock():
     """``with stock(): MODELS.build(...)`` builds mmdet's own."""
     return mmdets_classes
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory) -> Path:
+    """A folder with data/shapes (6 + 3 images) in it, where the commands are run."""
+    from commands import call
+
+    folder = tmp_path_factory.mktemp("toy")
+    call("make_shapes_dataset.py", "data/shapes", "--train", 6, "--val", 3, cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(toy, tmp_path_factory, worker_id) -> Path:
+    """A work directory with a checkpoint of one epoch: trained once, and copied for each worker."""
+    from commands import CONFIG, SMALL, tool
+
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared if worker_id == "master" else shared.parent
+    with FileLock(shared / "trained.lock"):
+        if not (shared / "trained").is_dir():
+            work_dir = toy / "work"
+            short = ["train_cfg.max_epochs=1", "train_cfg.val_interval=1"]
+            tool("train.py", CONFIG, "--work-dir", work_dir, "--cfg-options", *SMALL, *short, cwd=toy)
+            shutil.copytree(work_dir, shared / "trained")
+    return Path(shutil.copytree(shared / "trained", toy / "work", dirs_exist_ok=True))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from make_shapes_dataset import CLASSES, PALETTE
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
@@ -17,6 +16,7 @@ from mmengine.hub import get_config
 from mmengine.logging import MessageHub
 from model_tables import base_of
 
+from mmcarafe.datasets.shapes.drawing import CLASSES, PALETTE
 from mmcarafe.layers import CARAFE
 
 ROOT = Path(__file__).parents[1]

@@ -127,7 +127,14 @@ def test_the_wheel_has_configs_tools_and_an_index(installed):
 def test_a_config_and_the_tools_run_from_an_installed_wheel(installed, tmp_path):
     mim = installed / "mmcarafe/.mim"
     run_installed(
-        installed, mim / "tools/make_shapes_dataset.py", "data/shapes", "--train", 2, "--val", 1, cwd=tmp_path
+        installed,
+        mim / "tools/dataset_tools/make_shapes_dataset.py",
+        "data/shapes",
+        "--train",
+        2,
+        "--val",
+        1,
+        cwd=tmp_path,
     )
     config = mim / "configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py"
     small = ["model.backbone.base_channels=8", "model.neck.in_channels=[8,16,32,64]"]

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's tables are those that the tool makes of the classes and configs."""
+"""The pages' tables are those that the tool makes of the classes and configs."""
 
 from pathlib import Path
 
 import model_tables
 import pytest
 import torch
-from common import InputError
-from readme import split_section, write_section
 from torch import nn
 
 from mmcarafe import models
+from mmcarafe.errors import InputError
+from mmcarafe.utils.markdown import split_section, write_section
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize("name", ["components", "configs"])
 def test_readme_section_is_up_to_date(name):
     section = {"components": model_tables.component_section, "configs": model_tables.config_section}[name]()
-    _, inside, _ = split_section(ROOT / "README.md", name)
-    assert inside.strip() == section, "run python tools/model_tables.py --readme README.md"
+    _, inside, _ = split_section(ROOT / f"docs/{name}.md", name)
+    assert inside.strip() == section, "run python tools/misc/model_tables.py --pages docs"
 
 
 def test_every_component_says_what_is_replaced():

@@ -7,7 +7,7 @@ are reported. Outputs are fresh memory, as in a network, unless a row says other
 Examples::
 
     python tools/benchmark_op.py                            # a look: one FPN level, three minutes
-    python tools/benchmark_op.py --all --readme README.md   # everything the README shows: half an hour
+    python tools/benchmark_op.py --all --page docs/benchmarks.md   # all of that page: half an hour
     python tools/benchmark_op.py --device cuda --memory     # a look at a GPU
 """
 
@@ -16,17 +16,17 @@ import json
 import os
 from pathlib import Path
 
-import benchmark_cuda
 import torch
-from benchmark_measure import Row, extra_memory, in_turn, machine, matmul_row, reuse_memory, summary
-from benchmark_model import model_rows
-from benchmark_peers import Inputs, mmcv_row, our_rows, pytorch_rows, replaced_rows
-from benchmark_readme import NAME, plot, write_readme
-from benchmark_report import show, targets
-from common import run
-from readme import split_section
+from benchmark import cuda as benchmark_cuda
+from benchmark.measure import Row, extra_memory, in_turn, machine, matmul_row, reuse_memory, summary
+from benchmark.model import model_rows
+from benchmark.peers import Inputs, mmcv_row, our_rows, pytorch_rows, replaced_rows
+from benchmark.readme import NAME, plot, write_readme
+from benchmark.report import show, targets
 
-from mmcarafe.ops import cpu_implementations
+from mmcarafe.ops import implementations
+from mmcarafe.utils.cli import run
+from mmcarafe.utils.markdown import split_section
 
 # name: features, [N, C, H, W]: FPN levels of an 800 x 1344 image, and RoIs of a mask head
 SHAPES = {
@@ -44,7 +44,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 COMPILED_SHAPE = "P3"  # compiling takes minutes: once, for the shape of the targets
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Benchmark the CARAFE operator on the CPU or a GPU")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -58,10 +58,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model", action="store_true", help="time a whole Mask R-CNN R50 too, on the CPU")
     parser.add_argument("--all", action="store_true", help="all shapes, dtypes and peers, and --model")
     parser.add_argument("--out", default="work_dirs/benchmark", help="folder for benchmark.json and .png")
-    parser.add_argument("--readme", help="file whose performance section is to be rewritten; needs --all")
-    args = parser.parse_args()
-    if args.readme and not args.all:
-        parser.error("--readme needs --all: the section shows every measurement")
+    parser.add_argument("--page", help="file whose performance section is to be rewritten; needs --all")
+    args = parser.parse_args(argv)
+    if args.page and not args.all:
+        parser.error("--page needs --all: the section shows every measurement")
     if args.threads < 1 or args.rounds < 1:
         parser.error("--threads and --rounds: expected 1 or more")
     if args.all:
@@ -107,7 +107,7 @@ def measure(shape: str, layout: str, args: argparse.Namespace) -> list[dict]:
 def scaling(args: argparse.Namespace) -> list[dict]:
     """Forward and backward pass of the best implementation with 1, 2, 4, ... threads."""
     inputs = Inputs.draw(SHAPES["P3"], "contiguous", requires_grad=True)
-    row = {"mmcarafe": Row(our_rows(inputs)[f"mmcarafe {cpu_implementations()[0]}"].call)}
+    row = {"mmcarafe": Row(our_rows(inputs)[f"mmcarafe {implementations('cpu')[0]}"].call)}
     results = []
     counts = [n for n in (2**i for i in range(10)) if n <= args.threads]
     for threads in counts:
@@ -126,7 +126,7 @@ def reused(args: argparse.Namespace) -> dict:
     rows, flops = {"matmul": matmul}, {"matmul": matmul_flops}
     for layout in args.layouts:
         inputs = Inputs.draw(SHAPES["P3"], layout, requires_grad=False)
-        rows[layout] = our_rows(inputs)[f"mmcarafe {cpu_implementations()[0]}"]
+        rows[layout] = our_rows(inputs)[f"mmcarafe {implementations('cpu')[0]}"]
         rows[f"nearest, {layout}"] = replaced_rows(inputs)["nearest"]
         flops[layout] = inputs.flops
     results = {name: summary(times) for name, times in in_turn(rows, args.rounds).items()}
@@ -135,15 +135,15 @@ def reused(args: argparse.Namespace) -> dict:
     return results
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure, print, and write the files."""
-    args = parse_args()
+    args = parse_args(argv)
     if args.device == "cuda":
         benchmark_cuda.main(args, SHAPES)
         return
     torch.set_num_threads(args.threads)
-    if args.readme:
-        split_section(Path(args.readme), NAME)  # before half an hour of measuring
+    if args.page:
+        split_section(Path(args.page), NAME)  # before half an hour of measuring
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     results = []
@@ -163,9 +163,9 @@ def main() -> None:
     show(data)
     plot(data, folder / "benchmark.png")
     print(f"written: {folder / 'benchmark.json'}, {folder / 'benchmark.png'}")
-    if args.readme:
-        write_readme(data, Path(args.readme))
-        print(f"rewritten: the performance section of {args.readme}")
+    if args.page:
+        write_readme(data, Path(args.page))
+        print(f"rewritten: the performance section of {args.page}")
 
 
 if __name__ == "__main__":

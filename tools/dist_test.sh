@@ -4,7 +4,7 @@
 set -euo pipefail
 [ $# -ge 3 ] || { echo "usage: $0 CONFIG CHECKPOINT PROCESSES [test.py options]" >&2; exit 2; }
 
-exec python "$(dirname "$0")/launch.py" \
+exec python "$(dirname "$0")/misc/launch.py" \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
     --nproc_per_node="$3" "$(dirname "$0")/test.py" "$1" "$2" --launcher pytorch "${@:4}"

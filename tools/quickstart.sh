@@ -18,6 +18,8 @@ run_logged() {  # <log> <sed script for the screen> <command ...>: all output to
     fi
 }
 
+SECONDS=0
+say "started at $(date +%H:%M): environment (4 to 6 min, once), data set, training (5 min), evaluation, picture"
 [ -f "$CONFIG" ] || fail "config $CONFIG does not exist; the embedded ones are configs/carafe/*_shapes.py"
 bash tools/setup_env.sh
 # shellcheck source=/dev/null
@@ -26,8 +28,8 @@ source .venv/bin/activate
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000
 export PYTHONWARNINGS="ignore:pkg_resources is deprecated:UserWarning"  # mmengine's, and printed by each process
 
-say "data set (about 10 s)"
-python tools/make_shapes_dataset.py "$DATA"
+say "data set (about 10 s); then training and evaluation, about 6 min on 2 cores"
+python tools/dataset_tools/make_shapes_dataset.py "$DATA"
 
 mkdir -p "$WORK"
 stamp=$(cat "$CONFIG" configs/_base_/*.py configs/carafe/*_shapes.py "$DATA"/annotations/*.json | cksum)
@@ -41,7 +43,7 @@ fi
 if [ -f "$WORK/.trained" ]; then
     say "training: already done"
 else
-    say "training $CONFIG (about 5 min on 2 cores)"
+    say "training $CONFIG (about 5 min on 2 cores); then evaluation"
     run_logged "$WORK/train.log" \
         's/.*(Epoch\(train\)) *(\[[0-9]+\]\[ *[0-9/]+\]).*(eta: [0-9:]+).*( loss: [0-9.]+).*/  \1 \2  \3 \4/p' \
         python tools/train.py "$CONFIG" --work-dir "$WORK" --resume \
@@ -59,4 +61,5 @@ else
     touch "$WORK/.evaluated"
 fi
 
-python tools/report.py "$CONFIG" "$WORK"
+python tools/analysis_tools/report.py "$CONFIG" "$WORK"
+say "done in $((SECONDS / 60)) min $((SECONDS % 60)) s"

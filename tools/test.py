@@ -5,31 +5,22 @@ import argparse
 import os
 from pathlib import Path
 
-from common import (
-    InputError,
-    add_options,
-    build_runner,
-    check_data,
-    innermost_datasets,
-    load_config,
-    run,
-)
-from mmcv.transforms import LoadAnnotations, LoadImageFromFile, RandomFlip, TestTimeAug
 from mmdet.engine.hooks import DetVisualizationHook
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
-from mmdet.registry import TRANSFORMS
-from mmengine.config import Config, ConfigDict
-from torch import nn
-from weights import check_checkpoint
+from mmengine.config import Config
 
-from mmcarafe.models.visualization_hook import MirroredVisualizationHook
+from mmcarafe.apis.config import load_config
+from mmcarafe.apis.test_time_augmentation import check_boxes_alone, use_tta
+from mmcarafe.checkpoint.state_dict import check_checkpoint
+from mmcarafe.datasets.configured import check_data
+from mmcarafe.engine.hooks.mirrored_visualization_hook import MirroredVisualizationHook
+from mmcarafe.engine.runner import build_runner
+from mmcarafe.errors import InputError
+from mmcarafe.utils.cli import add_options, run
 
-# what models and the merging of views read of an image
-META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
 
-
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Evaluate a detector")
     parser.add_argument("config", help="config file")
@@ -42,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--wait-time", type=float, default=2, help="seconds between shown pictures")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
@@ -60,71 +51,9 @@ def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
         hook.type = MirroredVisualizationHook.__name__
 
 
-def use_tta(cfg: Config) -> None:
-    """Wrap the model for test-time augmentation: the config's own, or with and without a flip.
-
-    What is merged are boxes in the original image; metrics compare them with the objects of the first view.
-    """
-    for dataset in innermost_datasets(cfg.test_dataloader.dataset):
-        own = cfg.get("tta_pipeline")
-        dataset.pipeline = load_objects_last(own) if own else flip(dataset.pipeline)
-    if "tta_model" not in cfg:
-        cfg.tta_model = dict(
-            type="DetTTAModel", tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
-        )
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-
-
-def check_boxes_alone(model: nn.Module) -> None:
-    """Raise InputError where a detector finds masks too."""
-    parts = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    if found := parts & {"mask_head", "panoptic_head"}:
-        raise InputError(
-            "--tta: mmdet merges the boxes of augmented images but not their masks, which this model's "
-            f"{found.pop()} finds; leave it out"
-        )
-
-
-def flip(pipeline: list[dict]) -> list[dict]:
-    """Two views of a test pipeline: as it is, and flipped before padding and the loading of objects."""
-    loaded = 1 + next((n for n, step in enumerate(pipeline) if is_a(step, LoadImageFromFile)), 0)
-    *steps, pack = pipeline[loaded:]
-    pack = dict(pack, meta_keys=tuple(dict.fromkeys((*pack.get("meta_keys", ()), *META_KEYS))))
-    flips = [dict(type="RandomFlip", prob=prob) for prob in (0.0, 1.0)]
-    views = dict(type="TestTimeAug", transforms=[flips, *([step] for step in steps), [pack]])
-    return [*pipeline[:loaded], views]
-
-
-def load_objects_last(pipeline: list[dict]) -> list[dict]:
-    """A tta_pipeline as mmdet writes them: objects are loaded after the image was resized and flipped."""
-    *steps, views = pipeline
-    if not is_a(views, TestTimeAug):
-        raise InputError(
-            f"--tta: expected TestTimeAug at the end of the config's tta_pipeline, got {views['type']}"
-        )
-    *choices, pack = views["transforms"]
-    choices = [sorted(choice, key=flips_image) for choice in choices]
-    loading = [[step] for step in steps if is_a(step, LoadAnnotations)]
-    loading += [choice for choice in choices if is_a(choice[0], LoadAnnotations)]
-    choices = [choice for choice in choices if choice not in loading]
-    steps = [step for step in steps if [step] not in loading]
-    return [*steps, dict(views, transforms=[*choices, *loading, pack])]
-
-
-def flips_image(step: dict) -> bool:
-    """Whether a step of a pipeline flips images, or may."""
-    return is_a(step, RandomFlip) and step.get("prob") != 0
-
-
-def is_a(step: dict, kind: type) -> bool:
-    """Whether a step of a pipeline is of a class or of one that extends it."""
-    known = TRANSFORMS.get(step["type"]) if isinstance(step["type"], str) else step["type"]
-    return known is not None and issubclass(known, kind)
-
-
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Build the runner from the config, load the checkpoint and evaluate."""
-    args = parse_args()
+    args = parse_args(argv)
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise InputError(f"--out: expected a .pkl or .pickle file, got {args.out}")
     if args.out:  # before the evaluation, not after it

@@ -3,14 +3,19 @@
 
 import argparse
 
-from common import InputError, add_options, build_runner, check_data, load_config, run
 from mmengine.dist import all_gather_object
 from mmengine.runner import Runner
-from training_state import check_fit, checkpoint_to_resume, say_what_does_not_fit
-from weights import check_finite, check_some_match, read_state_dict
+
+from mmcarafe.apis.config import load_config
+from mmcarafe.checkpoint.resuming import check_fit, checkpoint_to_resume, say_what_does_not_fit
+from mmcarafe.checkpoint.state_dict import check_finite, check_some_match, read_state_dict
+from mmcarafe.datasets.configured import check_data
+from mmcarafe.engine.runner import build_runner
+from mmcarafe.errors import InputError
+from mmcarafe.utils.cli import add_options, run
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Train a detector")
     parser.add_argument("config", help="config file")
@@ -23,12 +28,12 @@ def parse_args() -> argparse.Namespace:
         const="auto",
         help="go on from this checkpoint, or from the newest whole one in the work directory",
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Build the runner from the config and train."""
-    args = parse_args()
+    args = parse_args(argv)
     cfg = load_config(args)
     if args.amp:
         cfg.optim_wrapper.type = "AmpOptimWrapper"

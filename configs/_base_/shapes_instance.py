@@ -1,4 +1,4 @@
-# The embedded data set of tools/make_shapes_dataset.py: 160 x 160 pixels, COCO layout.
+# The embedded data set of tools/dataset_tools/make_shapes_dataset.py: 160 x 160 pixels, COCO layout.
 dataset_type = "CocoDataset"
 data_root = "data/shapes/"
 metainfo = dict(

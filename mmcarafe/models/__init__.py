@@ -1,28 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Importing this registers everything with mmdet: ``custom_imports=dict(imports=["mmcarafe.models"])``."""
 
-import mmcarafe.visualization  # noqa: F401  registers the hook
+from mmcarafe import checkpoint, datasets, engine  # noqa: F401  register themselves
 from mmcarafe.layers import CARAFE
+from mmcarafe.utils.registry import replace_given_classes
 
-from . import amp, logger, resume  # noqa: F401  register hooks and the optimizer wrapper
-from .by_class import replace_given_classes
-from .checkpoint import allow_mmengine_types
-from .class_counts import NumClassCheckHook  # noqa: F401  registered
-from .datasets import CocoDataset, CocoMetric  # noqa: F401  registered
 from .dense_heads import BoxInstMaskHead, CondInstMaskHead, RTMDetInsHead, RTMDetInsSepBNHead, SOLOV2Head
-from .loading import Resize  # noqa: F401  registered
 from .mask_heads import DynamicMaskHead, FCNMaskHead, HTCMaskHead, SCNetMaskHead
-from .more_necks import BFP, FPG, HRFPN, NASFCOS_FPN, YOLOXPAFPN, CSPNeXtPAFPN, YOLOV3Neck
-from .necks import FPN, FPN_CARAFE, PAFPN, FPN_DropBlock
-from .seg_heads import (
-    FusedSemanticHead,
+from .necks import (
+    BFP,
+    FPG,
+    FPN,
+    FPN_CARAFE,
+    HRFPN,
+    NASFCOS_FPN,
+    PAFPN,
+    YOLOXPAFPN,
+    CSPNeXtPAFPN,
+    FPN_DropBlock,
+    YOLOV3Neck,
+)
+from .pixel_decoders import (
     MaskFormerHead,
     MSDeformAttnPixelDecoder,
-    PanopticFPNHead,
     PixelDecoder,
-    SCNetSemanticHead,
     TransformerEncoderPixelDecoder,
 )
+from .seg_heads import FusedSemanticHead, PanopticFPNHead, SCNetSemanticHead
 
 __all__ = [
     "BFP",
@@ -55,5 +59,4 @@ __all__ = [
     "YOLOV3Neck",
 ]
 
-allow_mmengine_types()
 replace_given_classes()

@@ -9,15 +9,16 @@ from torch import Tensor, nn
 
 from mmcarafe.layers import UpsampleConfigError, build_upsample
 
-from .upsample import InitUpsamplers, SelectUpsample
+from .select_upsample import InitUpsamplers, SelectUpsample, Step
 
 
 class SOLOV2MaskFeatModule(SelectUpsample, solov2_head.MaskFeatModule):
     """The mask features of :class:`SOLOV2Head`."""
 
-    def upsample_steps(self) -> list[tuple[int, int] | None]:
+    def upsample_steps(self) -> list[Step | None]:
         """Level i takes i steps to the size of level 0."""
-        return [(self.feat_channels, 2)] * sum(range(self.start_level, self.end_level + 1))
+        steps = sum(range(self.start_level, self.end_level + 1))
+        return [Step(i, self.feat_channels, 2) for i in range(steps)]
 
 
 class CondInstMaskFeatModule(InitUpsamplers, condinst_head.MaskFeatModule):
@@ -112,9 +113,9 @@ class SelectMaskFusion(SelectUpsample):
 
     replaces = "bilinear steps by 2 and 4 of the mask features"
 
-    def upsample_steps(self) -> list[tuple[int, int] | None]:
+    def upsample_steps(self) -> list[Step | None]:
         """One step for each level but the finest."""
-        return [(self.in_channels, 2**i) for i in range(1, self.mask_head.num_levels)]
+        return [Step(i - 1, self.in_channels, 2**i) for i in range(1, self.mask_head.num_levels)]
 
 
 @MODELS.register_module(force=True)

@@ -6,7 +6,7 @@ from mmdet.registry import MODELS
 
 from mmcarafe.layers import UpsampleConfigError, build_upsample
 
-from .upsample import by_name, is_pretrained
+from .select_upsample import by_name, is_pretrained
 
 
 class SelectMaskUpsample:

@@ -1,17 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operator; imports nothing but torch."""
 
-from . import native
+from . import cpu
 from .carafe import carafe
-from .cuda import cuda_implementations, use_cuda_implementation
-from .native import cpu_implementations, use_cpu_implementation
+from .implementations import implementations, use_implementation
 
-native.load()
+cpu.load()
 
-__all__ = [
-    "carafe",
-    "cpu_implementations",
-    "cuda_implementations",
-    "use_cpu_implementation",
-    "use_cuda_implementation",
-]
+__all__ = ["carafe", "implementations", "use_implementation"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
-from . import mmcv_kernels, triton_launch
+from . import mmcv_backend, triton_backend
 from .carafe import DEFAULT_KERNELS
 
 _log = logging.getLogger("mmcarafe")
@@ -44,8 +44,8 @@ def _of(module) -> Implementation:
 
 
 IMPLEMENTATIONS = {
-    "mmcv": _of(mmcv_kernels),
-    "triton": _of(triton_launch),
+    "mmcv": _of(mmcv_backend),
+    "triton": _of(triton_backend),
     "reference": Implementation(DEFAULT_KERNELS, lambda *args: None),
 }
 _named = [os.environ.get("MMCARAFE_CUDA") or None]
@@ -55,7 +55,7 @@ def choose(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: int
     """Name of the implementation that serves a call: the one asked for, or the first that can.
 
     Raises:
-        ValueError: the one asked for, by ``MMCARAFE_CUDA`` or :func:`use_cuda_implementation`, cannot.
+        ValueError: the one asked for, by ``MMCARAFE_CUDA`` or :func:`use_implementation`, cannot.
     """
     if any(t.numel() == 0 for t in tensors):
         return "reference"  # nothing to compute, whatever was asked for
@@ -64,7 +64,7 @@ def choose(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: int
         if reason := IMPLEMENTATIONS[name].why_not(op, tensors, k, groups, scale):
             raise ValueError(
                 f"{name} was asked for and cannot run {op} on {tuple(tensors[0].shape)}: {reason}; "
-                "without MMCARAFE_CUDA and use_cuda_implementation another one is chosen"
+                "without MMCARAFE_CUDA and use_implementation another one is chosen"
             )
         return name
     reasons = []
@@ -92,11 +92,6 @@ def _warn_once(reasons: str) -> None:
         )
 
 
-def cuda_implementations() -> list[str]:
-    """Names for :func:`use_cuda_implementation`; whether one can run depends on the machine and the call."""
-    return list(IMPLEMENTATIONS)
-
-
 def _known(name: str) -> str:
     if name not in IMPLEMENTATIONS:
         known = ", ".join(IMPLEMENTATIONS)
@@ -106,29 +101,15 @@ def _known(name: str) -> str:
     return name
 
 
+def names() -> list[str]:
+    """List the implementations; whether one can run depends on the machine and the call."""
+    return list(IMPLEMENTATIONS)
+
+
 @contextmanager
-def use_cuda_implementation(name: str) -> Iterator[None]:
-    """Run the operator on CUDA tensors with one implementation, for tests and comparisons.
-
-    Affects all threads. A call that it cannot serve is an error that says why. A backward pass is served by
-    what is chosen when it runs, so it belongs inside too.
-
-    Args:
-        name (str): one of :func:`cuda_implementations`.
-
-    Raises:
-        ValueError: there is no such implementation.
-
-    Example:
-        >>> import torch
-        >>> from mmcarafe.ops import carafe, use_cuda_implementation
-        >>> device = "cuda" if torch.cuda.is_available() else "cpu"
-        >>> with use_cuda_implementation("reference"):
-        ...     x, masks = torch.rand(1, 4, 6, 6, device=device), torch.rand(1, 9, 12, 12, device=device)
-        ...     carafe(x, masks, 3, 1, 2).shape
-        torch.Size([1, 4, 12, 12])
-    """
-    before, _named[0] = _named[0], _known(name)
+def using(name: str) -> Iterator[None]:
+    """Run the operator on CUDA tensors with one of :func:`names` while active."""
+    before, _named[0] = _named[0], name
     try:
         yield
     finally:

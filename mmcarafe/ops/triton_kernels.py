@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator and its two gradients as Triton kernels, for GPUs; :mod:`.triton_launch` calls them.
+"""The operator and its two gradients as Triton kernels, for GPUs; :mod:`.triton_backend` calls them.
 
 Each kernel gathers: a program owns a tile of its output, sums it in registers in a fixed order and writes it
 once, without atomics, so results are the same bits every time. Tensors of any strides are read in place; sums

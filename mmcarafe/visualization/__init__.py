@@ -2,13 +2,11 @@
 """Pictures of what CARAFE does in a detector: where pixels come from, kernels, entropy, feature maps."""
 
 from .drawing import draw, to_rgb
-from .hook import CARAFEVisualizationHook
 from .loading import image_pipeline, load_image, to_bgr
 from .points import Point, choose_points, image_points
 from .view import View, look, select
 
 __all__ = [
-    "CARAFEVisualizationHook",
     "Point",
     "View",
     "choose_points",

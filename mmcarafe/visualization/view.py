@@ -14,7 +14,7 @@ from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
-from mmcarafe.layers import Reassembly, entropy, record, trace
+from mmcarafe.analysis import Reassembly, entropy, record, trace
 from mmcarafe.ops import carafe
 
 from .loading import to_bgr

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmcarafe.ops import carafe, cpu_implementations, reference, use_cpu_implementation
+from mmcarafe.ops import carafe, implementations, reference, use_implementation
 
 OPS = torch.ops.mmcarafe
 # max_examples is the profile's
@@ -80,8 +80,8 @@ def run(call: Call) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def each_implementation(call: Call):
-    for name in cpu_implementations():
-        with use_cpu_implementation(name):
+    for name in implementations("cpu"):
+        with use_implementation("cpu", name):
             yield name, run(call)
 
 
@@ -144,8 +144,8 @@ def test_powers_of_two_pass_through_exactly(call, exponent):
     if call.features.dtype == torch.float16:  # a narrow range: results near its ends would round
         call = call._replace(**{name: getattr(call, name).float() for name in ("features", "masks", "grad")})
     factor = 2.0**exponent
-    for name in cpu_implementations():
-        with use_cpu_implementation(name):
+    for name in implementations("cpu"):
+        with use_implementation("cpu", name):
             out, grad_features, grad_masks = run(call)
             of_features = run(call._replace(features=call.features * factor))
             of_masks = run(call._replace(masks=call.masks * factor))
@@ -223,8 +223,8 @@ def test_same_bits_twice_and_for_any_number_of_threads(N, C, size, k):
             assert all(a.equal(b) for a, b in zip(tensors, results[0][name], strict=True)), name
 
 
-@pytest.mark.parametrize("name", cpu_implementations())
+@pytest.mark.parametrize("name", implementations("cpu"))
 def test_an_empty_batch_has_an_output_and_gradients(name):
     call = Call(torch.rand(0, 4, 3, 5), torch.rand(0, 9, 6, 10), torch.rand(0, 4, 6, 10), (3, 1, 2))
-    with use_cpu_implementation(name):
+    with use_implementation("cpu", name):
         assert [t.shape for t in run(call)] == [(0, 4, 6, 10), (0, 4, 3, 5), (0, 9, 6, 10)]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from samples import Sample
 
-from mmcarafe.ops import cpu_implementations
+from mmcarafe.ops import implementations
 
-COMPILED = cpu_implementations()[:-1]
+COMPILED = implementations("cpu")[:-1]
 # Most memory beyond the output, in outputs.
 LIMITS = {
     ("compiled", "contiguous"): 0.15,

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sizes beyond 31 and 63 bits: shapes without memory, refusals, and addresses in a map of 4 GiB."""
 
-import os
-
 import pytest
 import torch
 from torch import Tensor
 
-from mmcarafe.ops import carafe, cpu_implementations, use_cpu_implementation
+from mmcarafe.ops import carafe, implementations, use_implementation
 
 OPS = torch.ops.mmcarafe
-COMPILED = cpu_implementations()[:-1]
+COMPILED = implementations("cpu")[:-1]
 
 
 def view(device: str, *size: int) -> Tensor:
@@ -63,7 +61,7 @@ def test_compiled_ops_refuse_products_that_wrap_around_to_a_size_that_fits(name)
     four, none = torch.zeros(1, 1, 4, 4), torch.zeros(1, 0, 1, 1)
     # 9 * groups is 1 to 9, modulo 2**64
     groups = next(g for n in range(1, 10) if (g := n * pow(9, -1, 2**64) % 2**64) < 2**63)
-    with use_cpu_implementation(name):
+    with use_implementation("cpu", name):
         for op, first, second, *args in (
             (OPS.carafe, four, four, 1, 1, 2**62 + 1),
             (OPS.carafe_grad_features, none, none, 3, groups, 1),
@@ -80,7 +78,7 @@ def free_memory() -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
 
 
-@pytest.mark.skipif(os.environ.get("MMCARAFE_SLOW_TESTS") != "1", reason="MMCARAFE_SLOW_TESTS is not 1")
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_addresses_beyond_31_bits(layout):
     """33 x 8192 x 8192 output pixels: 2.2e9 elements, 4.4e9 bytes."""

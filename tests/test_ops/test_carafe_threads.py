@@ -10,7 +10,7 @@ import pytest
 import torch
 from samples import SAMPLES, every_implementation
 
-from mmcarafe.ops import carafe, cpu_implementations, use_cpu_implementation
+from mmcarafe.ops import carafe, implementations, use_implementation
 
 THREADS = 12
 # A process forked from one that has used OpenMP hangs in its first parallel loop, torch's own too;
@@ -18,7 +18,7 @@ THREADS = 12
 FORK = """
 import sys, torch
 from torch.utils.data import DataLoader, Dataset
-from mmcarafe.ops import carafe, use_cpu_implementation
+from mmcarafe.ops import carafe, use_implementation
 
 features = torch.rand(2, 64, 32, 32, requires_grad=True)
 masks = torch.rand(2, 25, 64, 64, requires_grad=True)
@@ -32,7 +32,7 @@ class Upsampled(Dataset):
         return out.detach(), torch.autograd.grad(out.sum(), features)[0]
 
 torch.set_num_threads(4)
-with use_cpu_implementation(sys.argv[1]):
+with use_implementation("cpu", sys.argv[1]):
     data = Upsampled()
     expected = data[0]
     batches = list(DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context="fork"))
@@ -111,26 +111,26 @@ def test_threads_share_one_graph():
 
 @pytest.mark.needs(torch="2.7")  # says otherwise how it serves an operator
 def test_an_implementation_is_chosen_for_all_threads():
-    names = cpu_implementations()
+    names = implementations("cpu")
     sample = SAMPLES[12]
     alone = {}
     for name in names:
-        with use_cpu_implementation(name):
+        with use_implementation("cpu", name):
             alone[name] = forward_and_backward(sample)
     with ThreadPoolExecutor(1) as pool:
         for name in names:
-            with use_cpu_implementation(name):
+            with use_implementation("cpu", name):
                 there = pool.submit(forward_and_backward, sample).result()
                 kernels = pool.submit(torch._C._dispatch_dump, "mmcarafe::carafe").result()
                 if name != "reference":
                     assert pool.submit(torch.ops.mmcarafe._use_variant, name).result() == name
             assert all(a.equal(b) for a, b in zip(there, alone[name], strict=True))
             # the reference is registered from Python in place of the compiled kernel
-            assert ("native.py" in kernels) == (name == "reference")
+            assert ("cpu.py" in kernels) == (name == "reference")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the loader's workers are forked on Linux")
-@pytest.mark.parametrize("name", dict.fromkeys([cpu_implementations()[0], "reference"]))
+@pytest.mark.parametrize("name", dict.fromkeys([implementations("cpu")[0], "reference"]))
 def test_forked_loader_workers_after_the_parent_used_the_operator(name):
     done = subprocess.run([sys.executable, "-c", FORK, name], capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr

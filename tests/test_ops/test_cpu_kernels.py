@@ -10,9 +10,9 @@ import torch
 from hypothesis import strategies as st
 from sweep import Ops, check, sweep
 
-from mmcarafe.ops import carafe, cpu_implementations, reference, use_cpu_implementation
+from mmcarafe.ops import carafe, implementations, reference, use_implementation
 
-COMPILED = [name for name in cpu_implementations() if name != "reference"]
+COMPILED = [name for name in implementations("cpu") if name != "reference"]
 OPS = torch.ops.mmcarafe
 
 
@@ -33,7 +33,7 @@ def threads():
 def test_sweep_equals_the_reference(name, threads):
     def test(z):
         threads(z["threads"])
-        with use_cpu_implementation(name):
+        with use_implementation("cpu", name):
             check(z, Ops(carafe, OPS.carafe_grad_features, OPS.carafe_grad_masks))
 
     sweep(test, examples=60, threads=st.sampled_from([1, 2, 4]))
@@ -45,7 +45,7 @@ def test_same_bits_whatever_the_number_of_threads(name, threads):
     results = []
     for count in (1, 2, 4):
         threads(count)
-        with use_cpu_implementation(name):
+        with use_implementation("cpu", name):
             results.append(
                 (
                     carafe(x, m, 5, 1, 2),
@@ -62,7 +62,7 @@ def test_same_bits_whatever_the_number_of_threads(name, threads):
 def test_nan_and_inf_spread_as_in_the_reference(name, value):
     x, m = torch.randn(1, 5, 9, 20), torch.randn(1, 25, 18, 40)
     x[0, 2, 4, 10] = value
-    with use_cpu_implementation(name):
+    with use_implementation("cpu", name):
         ours = carafe(x, m, 5, 1, 2)
     theirs = reference.carafe(x, m, 5, 1, 2)
     assert torch.equal(ours.isnan(), theirs.isnan())
@@ -73,7 +73,7 @@ def test_nan_and_inf_spread_as_in_the_reference(name, value):
 def test_unknown_implementation_is_named():
     with (
         pytest.raises(ValueError, match=r"expected one of .*reference, got 'sse9'"),
-        use_cpu_implementation("sse9"),
+        use_implementation("cpu", "sse9"),
     ):
         pass
 
@@ -81,8 +81,8 @@ def test_unknown_implementation_is_named():
 def test_implementation_is_restored_after_an_error():
     x, m = torch.randn(1, 4, 6, 6), torch.randn(1, 9, 12, 12)
     before = carafe(x, m, 3, 1, 2)
-    for name in cpu_implementations():
-        with pytest.raises(ZeroDivisionError), use_cpu_implementation(name):
+    for name in implementations("cpu"):
+        with pytest.raises(ZeroDivisionError), use_implementation("cpu", name):
             raise ZeroDivisionError
     assert torch.equal(carafe(x, m, 3, 1, 2), before)
 
@@ -96,7 +96,7 @@ def python(code: str, **env: str) -> subprocess.CompletedProcess:
 
 
 RUN = (
-    "import torch, mmcarafe.ops as o; print(o.cpu_implementations()); "
+    "import torch, mmcarafe.ops as o; print(o.implementations('cpu')); "
     "print(o.carafe(torch.ones(1, 2, 3, 3), torch.ones(1, 1, 6, 6), 1, 1, 2).sum())"
 )
 

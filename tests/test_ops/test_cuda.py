@@ -9,12 +9,12 @@ from samples import TOLERANCE, Sample, assert_close, every_dtype, every_sample
 from sweep import Ops, check, sweep
 from torch.autograd import gradcheck, gradgradcheck
 
-from mmcarafe.ops import carafe, cuda, cuda_implementations, reference, use_cuda_implementation
+from mmcarafe.ops import carafe, cuda, implementations, reference, use_implementation
 
 pytestmark = pytest.mark.needs_cuda
 SAMPLE = Sample(2, 6, 5, 7, k=3, groups=2, scale=2)
 OPS = torch.ops.mmcarafe
-every_implementation = pytest.mark.parametrize("name", ["chosen", *cuda_implementations()])
+every_implementation = pytest.mark.parametrize("name", ["chosen", *implementations("cuda")])
 every_format = pytest.mark.parametrize(
     "memory_format", [torch.contiguous_format, torch.channels_last], ids=str
 )
@@ -32,7 +32,7 @@ def run(name):
         for op, tensors in (("carafe", (features, masks)), ("carafe_backward", (grad, features, masks))):
             if reason := cuda.IMPLEMENTATIONS[name].why_not(op, tensors, *args):
                 pytest.skip(f"{name}: {reason}")
-        with use_cuda_implementation(name):
+        with use_implementation("cuda", name):
             out = carafe(features, masks, *args)
             return out.detach(), *torch.autograd.grad(out, (features, masks), grad)
 
@@ -62,7 +62,7 @@ def test_one_gradient_alone(wanted, run, name):
     run(features, masks, grad, SAMPLE.args)  # skips where it cannot run
     leaf = features if wanted == "features" else masks
     leaf.requires_grad_()
-    with nullcontext() if name == "chosen" else use_cuda_implementation(name):
+    with nullcontext() if name == "chosen" else use_implementation("cuda", name):
         carafe(features, masks, *SAMPLE.args).backward(grad)
     assert_close(leaf.grad.cpu(), SAMPLE.expected()[1 if wanted == "features" else 2])
 
@@ -85,7 +85,7 @@ def test_second_derivatives_equal_the_references(run, name):
         return torch.autograd.grad(sum(t.square().sum() for t in first), (features, masks, grad))
 
     run(*SAMPLE.tensors(torch.float32, "cuda"), SAMPLE.args)  # skips where it cannot run
-    with nullcontext() if name == "chosen" else use_cuda_implementation(name):
+    with nullcontext() if name == "chosen" else use_implementation("cuda", name):
         actual = second("cuda", torch.float32)
     for a, b in zip(actual, second("cpu", torch.float64), strict=True):
         assert_close(a.cpu(), b, rtol=1e-4, atol=1e-3)

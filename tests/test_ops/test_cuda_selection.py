@@ -12,8 +12,7 @@ import pytest
 import torch
 from samples import TRITON_DEVICE, Sample, assert_close, every_sample, needs_triton
 
-from mmcarafe.ops import cuda, cuda_implementations, mmcv_kernels, reference, triton_launch
-from mmcarafe.ops import use_cuda_implementation as use
+from mmcarafe.ops import cuda, implementations, mmcv_backend, reference, triton_backend, use_implementation
 
 pytestmark = pytest.mark.uses_cuda
 SAMPLE = Sample(2, 4, 3, 5, k=3, groups=2, scale=2)
@@ -98,7 +97,7 @@ class Extension:
 def mmcv(monkeypatch):
     """mmcv as if it had been built for CUDA."""
     extension = Extension()
-    monkeypatch.setattr(mmcv_kernels, "_extension", lambda: extension)
+    monkeypatch.setattr(mmcv_backend, "_extension", lambda: extension)
     return extension
 
 
@@ -129,7 +128,7 @@ def test_mmcv_serves_what_it_can_and_gives_the_loops_values(op, sample, mmcv):
     assert mmcv.calls == (["forward" if op == "carafe" else "backward"] if name == "mmcv" else [])
 
 
-@pytest.mark.parametrize("dtype", mmcv_kernels.DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", mmcv_backend.DTYPES, ids=str)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("implementation", ["mmcv", pytest.param("triton", marks=needs_triton), "reference"])
 @pytest.mark.parametrize("op", OPS)
@@ -137,7 +136,7 @@ def test_every_implementation_keeps_dtype_and_memory_format(op, implementation, 
     if implementation == "triton":
         pytest.importorskip("triton")
     inputs, expected = call(op, SAMPLE, dtype, memory_format)
-    with use(implementation):
+    with use_implementation("cuda", implementation):
         results = cuda.serve(op, *inputs)
     for actual, wanted in zip(results if op == "carafe_backward" else [results], expected, strict=True):
         assert actual.dtype == dtype
@@ -159,7 +158,7 @@ def test_an_mmcv_without_cuda_says_so():
     if pytest.importorskip("mmcv._ext").get_compiling_cuda_version() != "not available":
         pytest.skip("this mmcv was built for CUDA")
     features, masks, _ = SAMPLE.tensors(torch.float32)
-    assert mmcv_kernels.why_not("carafe", (features, masks), *SAMPLE.args) == "mmcv was built without CUDA"
+    assert mmcv_backend.why_not("carafe", (features, masks), *SAMPLE.args) == "mmcv was built without CUDA"
 
 
 def meta(*shape, dtype=torch.float32):
@@ -184,9 +183,9 @@ def test_sizes_that_mmcv_cannot_address_go_elsewhere(op, shape, k, groups, reaso
     N, C, H, W = shape
     features, masks = meta(*shape), meta(N, groups * k * k, 2 * H, 2 * W)
     tensors = (features, masks) if op == "carafe" else (meta(N, C, 2 * H, 2 * W), features, masks)
-    found = mmcv_kernels.why_not(op, tensors, k, groups, 2)
+    found = mmcv_backend.why_not(op, tensors, k, groups, 2)
     assert found is None if reason is None else reason in found
-    assert triton_launch.why_not(op, tensors, k, groups, 2) == triton_launch.unusable(False)
+    assert triton_backend.why_not(op, tensors, k, groups, 2) == triton_backend.unusable(False)
 
 
 @needs_triton
@@ -202,12 +201,12 @@ def test_order_of_each_dtype(mmcv):
         assert cuda.choose("carafe", inputs[:2], *SAMPLE.args) == name
 
 
-@pytest.mark.parametrize("name", cuda_implementations())
+@pytest.mark.parametrize("name", implementations("cuda"))
 @pytest.mark.parametrize("op", OPS)
 def test_an_image_without_rois_is_served_whatever_was_asked_for(op, name):
     sample = SAMPLE._replace(N=0)
     inputs, expected = call(op, sample)
-    with use(name):
+    with use_implementation("cuda", name):
         results = cuda.serve(op, *inputs)
     for actual, wanted in zip(results if op == "carafe_backward" else [results], expected, strict=True):
         assert actual.shape == wanted.shape
@@ -230,26 +229,26 @@ def test_ops_refuse_what_would_leave_their_memory():
 
 
 def test_an_mmcv_that_cannot_be_imported_or_started_says_why(monkeypatch, mmcv):
-    mmcv_kernels._not_started.cache_clear()
-    assert mmcv_kernels._not_started(torch.device(TRITON_DEVICE)) is None
+    mmcv_backend._not_started.cache_clear()
+    assert mmcv_backend._not_started(torch.device(TRITON_DEVICE)) is None
 
     def broken(**arguments):
         raise RuntimeError("no kernel image is available for execution on the device")
 
     mmcv.carafe_forward = broken
-    mmcv_kernels._not_started.cache_clear()
-    assert "no kernel image" in mmcv_kernels._not_started(torch.device(TRITON_DEVICE))
-    mmcv_kernels._not_started.cache_clear()
+    mmcv_backend._not_started.cache_clear()
+    assert "no kernel image" in mmcv_backend._not_started(torch.device(TRITON_DEVICE))
+    mmcv_backend._not_started.cache_clear()
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "mmcv._ext", None)
-    mmcv_kernels._extension.cache_clear()
-    assert "cannot be imported" in mmcv_kernels._extension()
-    mmcv_kernels._extension.cache_clear()
+    mmcv_backend._extension.cache_clear()
+    assert "cannot be imported" in mmcv_backend._extension()
+    mmcv_backend._extension.cache_clear()
 
 
 def test_every_implementation_is_in_the_order_and_the_reference_last():
     for names in cuda.ORDER.values():
-        assert set(names) == set(cuda_implementations())
+        assert set(names) == set(implementations("cuda"))
         assert names[-1] == "reference"
 
 
@@ -281,7 +280,10 @@ def test_debug_log_says_what_was_chosen_and_why(only, caplog):
 def test_an_implementation_asked_for_that_cannot_run_is_an_error():
     inputs, _ = call("carafe", SAMPLE, torch.float64)
     for name, reason in (("mmcv", "float64 would pass through float32"), ("triton", "float64 is not one of")):
-        with use(name), pytest.raises(ValueError, match=rf"{name} was asked for .* \(2, 4, 3, 5\): {reason}"):
+        with (
+            use_implementation("cuda", name),
+            pytest.raises(ValueError, match=rf"{name} was asked for .* \(2, 4, 3, 5\): {reason}"),
+        ):
             cuda.serve("carafe", *inputs)
     assert cuda.choose("carafe", inputs[:2], *SAMPLE.args) == "reference"
 
@@ -289,7 +291,7 @@ def test_an_implementation_asked_for_that_cannot_run_is_an_error():
 def test_unknown_implementation_is_named():
     with (
         pytest.raises(ValueError, match=r"expected one of mmcv, triton, reference, got 'cudnn'"),
-        use("cudnn"),
+        use_implementation("cuda", "cudnn"),
     ):
         pass
 
@@ -307,20 +309,20 @@ def test_environment_variable_chooses_the_implementation():
 
 def test_without_triton_the_reason_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    triton_launch.unusable.cache_clear()
+    triton_backend.unusable.cache_clear()
     try:
-        assert triton_launch.unusable(False).startswith("Triton cannot be imported")
+        assert triton_backend.unusable(False).startswith("Triton cannot be imported")
     finally:
-        triton_launch.unusable.cache_clear()
+        triton_backend.unusable.cache_clear()
 
 
 def test_an_old_triton_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__="3.3.1"))
-    triton_launch.unusable.cache_clear()
+    triton_backend.unusable.cache_clear()
     try:
-        assert triton_launch.unusable(False) == "Triton 3.4 or newer is needed, found 3.3.1"
+        assert triton_backend.unusable(False) == "Triton 3.4 or newer is needed, found 3.3.1"
     finally:
-        triton_launch.unusable.cache_clear()
+        triton_backend.unusable.cache_clear()
 
 
 def test_import_leaves_mmcv_alone():

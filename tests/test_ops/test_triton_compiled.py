@@ -41,7 +41,7 @@ UNUSUAL = [
 def compiled(tmp_path, target: list, cases: list[dict]) -> list[dict]:
     """Reports of all kernels of some calls, in a process that compiles them instead of interpreting them."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    script = Path(__file__).parents[1] / "compile_triton.py"
+    script = Path(__file__).parents[1] / "helpers/compile_triton.py"
     done = subprocess.run(
         [sys.executable, script, json.dumps(target), json.dumps(cases)],
         env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},

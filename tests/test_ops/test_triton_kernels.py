@@ -10,14 +10,14 @@ from samples import TOLERANCE, Sample, assert_close, every_sample, needs_triton
 from samples import TRITON_DEVICE as DEVICE
 from sweep import Ops, check, sweep
 
-from mmcarafe.ops import reference, triton_launch
+from mmcarafe.ops import reference, triton_backend
 
 pytest.importorskip("triton", reason="Triton, an optional requirement, is not installed")
 pytestmark = [pytest.mark.uses_cuda, needs_triton]
 
-OPS = Ops(triton_launch.carafe, triton_launch.grad_features, triton_launch.grad_masks)
+OPS = Ops(triton_backend.carafe, triton_backend.grad_features, triton_backend.grad_masks)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-every_dtype = pytest.mark.parametrize("dtype", triton_launch.DTYPES, ids=lambda dtype: str(dtype)[6:])
+every_dtype = pytest.mark.parametrize("dtype", triton_backend.DTYPES, ids=lambda dtype: str(dtype)[6:])
 every_format = pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 KERNELS = ("carafe", "grad_features", "grad_masks")
 SAMPLE = Sample(2, 6, 5, 7, k=3, groups=2, scale=2)
@@ -26,9 +26,9 @@ SAMPLE = Sample(2, 6, 5, 7, k=3, groups=2, scale=2)
 def run(features, masks, grad, args):
     """Output and both gradients."""
     return (
-        triton_launch.carafe(features, masks, *args),
-        triton_launch.grad_features(grad, masks, *args),
-        triton_launch.grad_masks(grad, features, *args),
+        triton_backend.carafe(features, masks, *args),
+        triton_backend.grad_features(grad, masks, *args),
+        triton_backend.grad_masks(grad, features, *args),
     )
 
 
@@ -43,7 +43,7 @@ def test_output_and_gradients_equal_the_loop(sample, dtype, memory_format):
 
 
 def test_sweep_equals_the_reference():
-    sizes = dict(dtype=st.sampled_from(triton_launch.DTYPES))
+    sizes = dict(dtype=st.sampled_from(triton_backend.DTYPES))
     if DEVICE == "cpu":  # the interpreter takes a second for what a GPU does in microseconds
         sizes |= dict(H=st.integers(1, 4), per_group=st.sampled_from([1, 3, 5, 17]), groups=st.integers(1, 2))
         sizes |= dict(k=st.sampled_from([1, 3, 5]))
@@ -83,34 +83,34 @@ def test_half_precision_is_accumulated_in_float32(dtype, large, memory_format):
     first_pixel, first_channel = features.clone(), features.clone()
     first_pixel[..., 0, 0] = large
     first_channel[:, 0] = large
-    assert triton_launch.carafe(first_pixel, masks, 3, 1, 1)[..., 1, 1].eq(large + 8).all()
-    assert triton_launch.grad_features(first_pixel, masks, 3, 1, 1)[..., 1, 1].eq(large + 8).all()
-    assert triton_launch.grad_masks(features, first_channel, 3, 1, 1)[..., 1, 1].eq(large + 40).all()
+    assert triton_backend.carafe(first_pixel, masks, 3, 1, 1)[..., 1, 1].eq(large + 8).all()
+    assert triton_backend.grad_features(first_pixel, masks, 3, 1, 1)[..., 1, 1].eq(large + 8).all()
+    assert triton_backend.grad_masks(features, first_channel, 3, 1, 1)[..., 1, 1].eq(large + 40).all()
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_nan_and_inf_spread_as_in_the_reference(value):
     x, m = torch.randn(1, 5, 9, 20), torch.randn(1, 25, 18, 40)
     x[0, 2, 4, 10] = value
-    ours = triton_launch.carafe(x.to(DEVICE), m.to(DEVICE), 5, 1, 2).cpu()
+    ours = triton_backend.carafe(x.to(DEVICE), m.to(DEVICE), 5, 1, 2).cpu()
     theirs = reference.carafe(x, m, 5, 1, 2)
     assert torch.equal(ours.isnan(), theirs.isnan())
     assert torch.equal(ours.isfinite(), theirs.isfinite())
     assert not theirs.isfinite().all()
     grad = torch.randn(1, 5, 18, 40)
     grad[0, 2, 9, 20] = value
-    ours = triton_launch.grad_features(grad.to(DEVICE), m.to(DEVICE), 5, 1, 2).cpu()
+    ours = triton_backend.grad_features(grad.to(DEVICE), m.to(DEVICE), 5, 1, 2).cpu()
     theirs = reference.grad_features(grad, m, 5, 1, 2)
     assert torch.equal(ours.isfinite(), theirs.isfinite())
 
 
-TILES = [(name, axis, i) for (name, axis), tiles in triton_launch.TILES.items() for i in range(len(tiles))]
+TILES = [(name, axis, i) for (name, axis), tiles in triton_backend.TILES.items() for i in range(len(tiles))]
 
 
 @pytest.mark.parametrize(("name", "axis", "i"), TILES)
 def test_every_tile_that_may_be_chosen_computes_the_same(name, axis, i, monkeypatch):
     sample = Sample(1, 70, 3, 9, k=3, groups=1, scale=2)
-    monkeypatch.setitem(triton_launch.TILES, (name, axis), triton_launch.TILES[name, axis][i : i + 1])
+    monkeypatch.setitem(triton_backend.TILES, (name, axis), triton_backend.TILES[name, axis][i : i + 1])
     memory_format = list(FORMATS.values())[axis]
     tensors = [t.contiguous(memory_format=memory_format) for t in sample.tensors(torch.float32, DEVICE)]
     reference_values = (
@@ -125,8 +125,8 @@ def test_every_tile_that_may_be_chosen_computes_the_same(name, axis, i, monkeypa
 @pytest.mark.parametrize("W", [1, 5, 14, 16, 21, 42, 168])
 @pytest.mark.parametrize(("H", "rows", "c_axis"), list(product([1, 14, 100], [1, 4], [0, 1])))
 def test_a_tile_has_whole_rows(W, H, rows, c_axis):
-    tile = triton_launch.Tile(32, 32)
-    px = triton_launch._row(W, H, tile, rows, c_axis)
+    tile = triton_backend.Tile(32, 32)
+    px = triton_backend._row(W, H, tile, rows, c_axis)
     assert px <= tile.BP and tile.BP % px == 0
 
 
@@ -136,10 +136,10 @@ def test_an_image_beyond_32_bits_is_read_and_written_in_place(monkeypatch):
     features, masks, grad = SAMPLE.tensors(torch.bfloat16, DEVICE)
     apart = torch.empty(2**31 + features[0].numel(), dtype=torch.bfloat16, device=DEVICE)
     far = apart.as_strided(features.shape, (2**31, *features.stride()[1:])).copy_(features)
-    out = triton_launch.carafe(far, masks, *SAMPLE.args)
+    out = triton_backend.carafe(far, masks, *SAMPLE.args)
     assert_close(out.cpu(), SAMPLE.expected()[0])
-    monkeypatch.setattr(triton_launch, "empty_grad_features", lambda *args: far.fill_(torch.nan))
-    assert_close(triton_launch.grad_features(grad, masks, *SAMPLE.args).cpu(), SAMPLE.expected()[1])
+    monkeypatch.setattr(triton_backend, "empty_grad_features", lambda *args: far.fill_(torch.nan))
+    assert_close(triton_backend.grad_features(grad, masks, *SAMPLE.args).cpu(), SAMPLE.expected()[1])
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="times are made up, as the interpreter has none")
@@ -161,15 +161,15 @@ def test_tiles_chosen_by_timing_compute_the_same(monkeypatch):
 
     monkeypatch.setattr(triton, "autotune", autotune)
     monkeypatch.setenv("MMCARAFE_TRITON_AUTOTUNE", "1")
-    triton_launch._tuned.cache_clear()
+    triton_backend._tuned.cache_clear()
     try:
         for _ in range(2):
             tensors = SAMPLE.tensors(torch.float32, DEVICE)
             for actual, expected in zip(run(*tensors, SAMPLE.args), SAMPLE.expected(), strict=True):
                 assert_close(actual, expected)
-        assert len(calls) == len(configs) == sum(len(triton_launch.TILES[name, 0]) for name in KERNELS)
+        assert len(calls) == len(configs) == sum(len(triton_backend.TILES[name, 0]) for name in KERNELS)
     finally:
-        triton_launch._tuned.cache_clear()
+        triton_backend._tuned.cache_clear()
 
 
 def test_the_same_bits_again():
@@ -179,4 +179,4 @@ def test_the_same_bits_again():
 
 
 def test_tolerances_are_those_of_every_implementation():
-    assert set(triton_launch.DTYPES) == set(TOLERANCE) - {torch.float64}
+    assert set(triton_backend.DTYPES) == set(TOLERANCE) - {torch.float64}

@@ -4,17 +4,17 @@
 import copy
 import json
 
-import benchmark_measure
-import benchmark_peers
-import benchmark_readme
-import benchmark_report
 import pytest
 import torch
-from common import InputError
-from readme import markers
-from test_train_and_test import tool
+from benchmark import measure as benchmark_measure
+from benchmark import peers as benchmark_peers
+from benchmark import readme as benchmark_readme
+from benchmark import report as benchmark_report
+from commands import tool
 
+from mmcarafe.errors import InputError
 from mmcarafe.ops import carafe
+from mmcarafe.utils.markdown import markers
 
 BEGIN, END = markers(benchmark_readme.NAME)
 
@@ -118,6 +118,6 @@ def test_readme_without_markers_is_left_alone(measured, tmp_path):
 
 
 def test_readme_needs_all(tmp_path):
-    result = tool("benchmark_op.py", "--readme", "README.md", cwd=tmp_path, check=False)
+    result = tool("benchmark_op.py", "--page", "README.md", cwd=tmp_path, check=False)
     assert result.returncode == 2
-    assert "--readme needs --all" in result.stderr
+    assert "--page needs --all" in result.stderr

@@ -5,19 +5,19 @@ import json
 import time
 from argparse import Namespace
 
-import benchmark_cuda
-import benchmark_gpu
-import benchmark_report_cuda
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmark_peers import Inputs
-from common import InputError
-from readme import markers
+from benchmark import cuda as benchmark_cuda
+from benchmark import gpu as benchmark_gpu
+from benchmark import report_cuda as benchmark_report_cuda
+from benchmark.peers import Inputs
+from commands import tool
 from samples import needs_triton
-from test_train_and_test import tool
 
-from mmcarafe.ops import cuda, mmcv_kernels
+from mmcarafe.errors import InputError
+from mmcarafe.ops import cuda, mmcv_backend
+from mmcarafe.utils.markdown import markers
 
 BEGIN, END = markers(benchmark_report_cuda.NAME)
 SHAPES = {"small": (1, 8, 6, 5)}
@@ -54,18 +54,16 @@ class Processor(benchmark_gpu.Gpu):
 
 def options(folder, **other) -> Namespace:
     usual = dict(shapes=["small"], layouts=["contiguous", "channels_last"], dtypes=["float32", "bfloat16"])
-    return Namespace(
-        **usual | dict(rounds=2, peers="eager", memory=True, out=str(folder), readme=None) | other
-    )
+    return Namespace(**usual | dict(rounds=2, peers="eager", memory=True, out=str(folder), page=None) | other)
 
 
 @pytest.fixture
 def measured(tmp_path, monkeypatch) -> dict:
     pytest.importorskip("triton")
-    monkeypatch.setattr(mmcv_kernels, "_extension", lambda: "mmcv was built without CUDA")
+    monkeypatch.setattr(mmcv_backend, "_extension", lambda: "mmcv was built without CUDA")
     monkeypatch.setattr(benchmark_cuda, "COPY_BYTES", 2**20)
     (tmp_path / "README.md").write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
-    args = options(tmp_path / "out", readme=str(tmp_path / "README.md"))
+    args = options(tmp_path / "out", page=str(tmp_path / "README.md"))
     benchmark_cuda.main(args, SHAPES, Processor())
     return json.loads((tmp_path / "out/benchmark_cuda.json").read_text())
 
@@ -141,7 +139,7 @@ def test_both_passes_of_a_row_are_served_by_its_implementation(name, monkeypatch
             return F.avg_pool2d(grad, 2), None
 
     monkeypatch.setattr(benchmark_cuda, "carafe", lambda x, m, *args: Recorder.apply(x, m))
-    monkeypatch.setattr(mmcv_kernels, "_extension", lambda: None)
+    monkeypatch.setattr(mmcv_backend, "_extension", lambda: None)
     rows, _ = benchmark_cuda.steps([Inputs.draw((1, 8, 6, 5), "contiguous", True)], True, False)
     rows[name][0]()
     assert served == [name, name]

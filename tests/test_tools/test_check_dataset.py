@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tools/check_dataset.py names every case, and what it says of each is what mmdet does with it."""
+"""check_dataset.py names every case, and what it says of each is what mmdet does with it."""
 
 from pathlib import Path
 
 import broken_data as broken
 import pytest
 from broken_data import FIRST, IMAGES, INF, NAN, OBJECTS, SECOND, first, sound, write
-from check_dataset import read_settings
-from dataset_kinds import CONFIG as CONFIG_KINDS
-from dataset_kinds import KINDS
+from commands import CONFIG
 from dataset_parts import SETTINGS, agrees, ends, evaluate, found_in, skipped_by_the_demo, train
-from dataset_report import table
-from test_train_and_test import CONFIG
 
-from mmcarafe.models.loading import AnnotationError
+from mmcarafe.apis.config import read_config
+from mmcarafe.datasets.checks.kinds import CONFIG as CONFIG_KINDS
+from mmcarafe.datasets.checks.kinds import KINDS
+from mmcarafe.datasets.checks.report import table
+from mmcarafe.datasets.checks.settings import read_settings
+from mmcarafe.errors import AnnotationError
 
 # have tests of their own
 SPECIAL = {"polygon-not-finite", "polygon-part", "class-not-in-file", "rle-not-polygon"}
@@ -47,7 +48,7 @@ def test_objects(kind, data, tmp_path):
     write(tmp_path, data)
     polygons = {"train_dataloader.dataset.pipeline.1.poly2mask": False}
     found = found_in(
-        tmp_path, read_settings(str(CONFIG), polygons) if kind == "rle-not-polygon" else SETTINGS
+        tmp_path, read_settings(read_config(str(CONFIG), polygons)) if kind == "rle-not-polygon" else SETTINGS
     )
     assert kind in found
     assert table(found).row_count == len(found)

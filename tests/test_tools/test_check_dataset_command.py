@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tools/check_dataset.py as a command, its images' sizes and names, and what training says of the same."""
+"""check_dataset.py as a command, its images' sizes and names, and what training says of the same."""
 
 import json
 import os
@@ -10,12 +10,13 @@ import broken_data as broken
 import numpy as np
 import pytest
 from broken_data import FIRST, SECOND, encoded, first, picture, sound, write
-from check_dataset import read_settings
-from dataset_kinds import KINDS, markdown
+from commands import CONFIG, ROOT, SMALL, call, refused
 from dataset_parts import agrees, dataset, evaluate, found_in, skipped_by_the_demo, train
-from test_train_and_test import CONFIG, ROOT, SMALL, refused, tool, toy  # noqa: F401
 
-from mmcarafe.models.loading import AnnotationError, ImageError
+from mmcarafe.apis.config import read_config
+from mmcarafe.datasets.checks.kinds import KINDS, markdown
+from mmcarafe.datasets.checks.settings import read_settings
+from mmcarafe.errors import AnnotationError, ImageError
 
 SOUND = json.dumps(sound())
 
@@ -28,7 +29,7 @@ def test_sizes_that_filters_and_transforms_cannot_take(tmp_path):
     assert {*found_in(tmp_path)} == {"image-one-wide"}
     with pytest.raises(ValueError, match="stride"):
         train(tmp_path, flips=1.0)
-    settings = read_settings(str(CONFIG), {"train_dataloader.dataset.filter_cfg.min_size": 32})
+    settings = read_settings(read_config(str(CONFIG), {"train_dataloader.dataset.filter_cfg.min_size": 32}))
     assert {*found_in(tmp_path, settings)} == {"image-below-min-size"}
     assert len(train(tmp_path, filter_cfg=dict(filter_empty_gt=True, min_size=32))) == 1
     assert evaluate(tmp_path)
@@ -56,7 +57,7 @@ def test_the_command_reports_all_at_once(tmp_path):
     data["annotations"][2]["category_id"] = 99
     write(tmp_path, data, b"")
     args = (tmp_path / "ann.json", "--img-dir", tmp_path / "img", "--config", CONFIG)
-    result = tool("check_dataset.py", *args, "--out", tmp_path / "out.json", cwd=tmp_path, check=False)
+    result = call("check_dataset.py", *args, "--out", tmp_path / "out.json", cwd=tmp_path, check=False)
     assert result.returncode == 1
     errors = {"box-outside", "category-unknown", "image-unreadable"}
     assert all(f"error: {kind}" in " ".join(result.stdout.split()) for kind in errors)
@@ -89,7 +90,7 @@ def test_wrong_use(content, options, match, tmp_path):
     content = content.encode() if isinstance(content, str) else content
     if content is not None:
         (tmp_path / "ann.json").write_bytes(content)
-    result = tool("check_dataset.py", "ann.json", *options, cwd=tmp_path, check=False)
+    result = call("check_dataset.py", "ann.json", *options, cwd=tmp_path, check=False)
     assert result.returncode == 2
     assert match in result.stderr
     assert "Traceback" not in result.stderr
@@ -103,7 +104,7 @@ def test_wrong_use(content, options, match, tmp_path):
 def test_names_that_no_file_can_have(name, tmp_path):
     write(tmp_path, first("images", file_name=name))
     args = ("ann.json", "--img-dir", "img", "--out", "out.json")
-    result = tool("check_dataset.py", *args, cwd=tmp_path, check=False)
+    result = call("check_dataset.py", *args, cwd=tmp_path, check=False)
     assert (result.returncode, result.stderr) == (1, "")
     assert json.loads((tmp_path / "out.json").read_text()).keys() == {"image-missing"}
     agrees(KINDS["image-missing"].training, train, tmp_path)
@@ -120,15 +121,15 @@ def test_training_refuses_other_encodings_too(encoding, tmp_path):
 
 def test_notes_leave_the_status_at_0(tmp_path):
     write(tmp_path, sound(), encoded(picture(mode="L")))
-    out = tool("check_dataset.py", "ann.json", "--img-dir", "img", cwd=tmp_path).stdout
+    out = call("check_dataset.py", "ann.json", "--img-dir", "img", cwd=tmp_path).stdout
     assert "0 errors of 0 kinds, 1 kinds of notes" in out
 
 
-def test_the_shapes_are_sound(toy):  # noqa: F811
+def test_the_shapes_are_sound(toy):
     for split in ("train", "val"):
         file = f"data/shapes/annotations/instances_{split}2017.json"
         args = (file, "--img-dir", f"data/shapes/{split}2017", "--config", CONFIG)
-        assert "0 errors of 0 kinds" in tool("check_dataset.py", *args, cwd=toy).stdout
+        assert "0 errors of 0 kinds" in call("check_dataset.py", *args, cwd=toy).stdout
 
 
 @pytest.mark.skipif("COCO_ROOT" not in os.environ, reason="COCO_ROOT names no folder in COCO's layout")
@@ -136,7 +137,7 @@ def test_the_shapes_are_sound(toy):  # noqa: F811
 def test_coco_is_sound(split):
     root = Path(os.environ["COCO_ROOT"])
     args = (root / f"annotations/instances_{split}2017.json", "--img-dir", root / f"{split}2017")
-    assert "0 errors of 0 kinds" in tool("check_dataset.py", *args, cwd=root).stdout
+    assert "0 errors of 0 kinds" in call("check_dataset.py", *args, cwd=root).stdout
 
 
 def test_the_guide_has_the_tables():
@@ -144,7 +145,7 @@ def test_the_guide_has_the_tables():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_training_names_a_broken_image(workers, toy, tmp_path):  # noqa: F811
+def test_training_names_a_broken_image(workers, toy, tmp_path):
     shutil.copytree(toy / "data", tmp_path / "data")
     (tmp_path / "data/shapes/train2017/000000000004.png").write_bytes(b"")
     options = [*SMALL, "train_cfg.max_epochs=1", f"train_dataloader.num_workers={workers}"]
@@ -162,7 +163,7 @@ RUNS = {  # split, content, or the fields of the first object's that are left ou
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_training_names_wrong_annotations(name, toy, tmp_path):  # noqa: F811
+def test_training_names_wrong_annotations(name, toy, tmp_path):
     split, content, match = RUNS[name]
     shutil.copytree(toy / "data", tmp_path / "data")
     file = f"data/shapes/annotations/instances_{split}2017.json"

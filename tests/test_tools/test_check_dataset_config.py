@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tools/check_dataset.py takes of a config what training builds of it, in whatever form it is written."""
+"""check_dataset.py takes of a config what training builds of it, in whatever form it is written."""
 
 from dataclasses import replace
 
 import pytest
 from broken_data import CLASSES, masked, sound, write
-from check_dataset import check_annotations, read_settings
-from dataset_images import check_image_entry
-from dataset_kinds import CONFIG as KINDS
+from commands import CONFIG, call, refused
 from dataset_parts import SETTINGS
 from mmdet.datasets import CityscapesDataset
 from mmdet.registry import DATASETS, TRANSFORMS
-from test_train_and_test import CONFIG, refused, tool, toy  # noqa: F401
+
+from mmcarafe.apis.config import read_config
+from mmcarafe.datasets.checks.checking import check_annotations
+from mmcarafe.datasets.checks.images import check_image_entry
+from mmcarafe.datasets.checks.kinds import CONFIG as KINDS
+from mmcarafe.datasets.checks.settings import read_settings
 
 STEPS = (
     "type={0}LoadImageFromFile{1}",
@@ -38,7 +41,7 @@ def written(folder, data: str, more: str = "") -> str:
 
 
 def problems(folder, data: str, more: str = "") -> list[tuple[str, str]]:
-    return [*read_settings(written(folder, data, more), None).problems]
+    return [*read_settings(read_config(written(folder, data, more))).problems]
 
 
 CONCAT = 'dict(type="ConcatDataset", datasets=[{}])'
@@ -69,7 +72,7 @@ def test_every_form_of_a_config_is_read_alike(form, tmp_path):
     name = written(tmp_path, FORMS[form])
     if form == "classes":
         (tmp_path / "config.py").write_text(FORMS[form])
-    settings = read_settings(name, None)
+    settings = read_settings(read_config(name))
     other = dict(loader=settings.loader, source=settings.source, scale=settings.scale)
     assert settings == replace(SETTINGS, **other)
     assert {*check_annotations(masked(None), settings)[0]} == {"mask-missing"}
@@ -77,15 +80,17 @@ def test_every_form_of_a_config_is_read_alike(form, tmp_path):
 
 def test_classes_can_be_in_a_file_or_come_with_the_type(tmp_path):
     (tmp_path / "names.txt").write_text("\n".join(CLASSES))
-    settings = read_settings(written(tmp_path, coco(classes=str(tmp_path / "names.txt"))), None)
+    settings = read_settings(read_config(written(tmp_path, coco(classes=str(tmp_path / "names.txt")))))
     assert settings.classes == CLASSES
     assert not check_annotations(sound(), settings)[0]
-    settings = read_settings(written(tmp_path, f"dict(type='CityscapesDataset', pipeline={PLAIN})"), None)
+    settings = read_settings(
+        read_config(written(tmp_path, f"dict(type='CityscapesDataset', pipeline={PLAIN})"))
+    )
     assert settings.classes == CityscapesDataset.METAINFO["classes"]
 
 
 def test_a_string_of_classes_is_an_error_of_its_own(tmp_path):
-    settings = read_settings(written(tmp_path, coco(classes="disk")), None)
+    settings = read_settings(read_config(written(tmp_path, coco(classes="disk"))))
     found = check_annotations(sound(), settings)[0]
     assert {*found} == {"classes-string"}  # which classes are meant nobody knows
     assert found["classes-string"][0].detail == "train_dataloader.dataset: 'disk'"
@@ -96,16 +101,16 @@ def test_the_data_set_of_the_file_counts_where_there_are_several(tmp_path):
     other = tmp_path / "other.json"
     three = dict(classes=CLASSES[:3], pipeline=PLAIN.replace("True", "False"))
     name = written(tmp_path, CONCAT.format(f"{coco()}, {coco(f'ann_file={str(other)!r}', **three)}"))
-    settings = read_settings(name, None, str(tmp_path / "sub/../other.json"))
+    settings = read_settings(read_config(name), str(tmp_path / "sub/../other.json"))
     assert (settings.classes, settings.with_mask) == (CLASSES[:3], False)
     assert settings.source == f"train_dataloader.dataset.datasets.1, CocoDataset of {other}, 3 classes"
-    settings = read_settings(name, None, "new.json")
+    settings = read_settings(read_config(name), "new.json")
     assert (settings.classes, settings.with_mask) == (CLASSES, True)
     assert ".datasets.0, CocoDataset" in settings.source
     assert settings.source.endswith(", 6 classes; no data set of the config reads this file")
     val = "dict(data_root='', ann_file='val.json', metainfo=dict(classes=('a',)))"
     name = written(tmp_path, coco(), f"val_dataloader = dict(dataset={val})")
-    settings = read_settings(name, None, "val.json")
+    settings = read_settings(read_config(name), "val.json")
     assert (settings.classes, settings.with_mask, settings.filter_empty) == (("a",), True, True)
 
 
@@ -157,16 +162,16 @@ def test_a_resize_of_random_size_makes_no_image_thin(tmp_path):
     resize = 'dict(type="RandomChoiceResize", scales=[(99, 99)], keep_ratio=True), dict(type="PackDetInputs")'
     data = coco(pipeline=PLAIN.replace('dict(type="PackDetInputs")', resize))
     nothing = "val_dataloader = val_cfg = val_evaluator = None"
-    settings = read_settings(written(tmp_path, data, nothing), None)
+    settings = read_settings(read_config(written(tmp_path, data, nothing)))
     assert (settings.scale, settings.flips_unresized) == (None, False)
     assert not [*check_image_entry(dict(width=9, height=9), [dict()], settings)]
 
 
-def test_tools_stop_at_a_head_of_another_number_of_classes(toy, tmp_path):  # noqa: F811
+def test_tools_stop_at_a_head_of_another_number_of_classes(toy, tmp_path):
     write(tmp_path, sound())
     options = ["--cfg-options", "model.roi_head.bbox_head.num_classes=5"]
     args = (tmp_path / "ann.json", "--no-images", "--config", CONFIG, *options)
-    result = tool("check_dataset.py", *args, cwd=toy, check=False)
+    result = call("check_dataset.py", *args, cwd=toy, check=False)
     assert result.returncode == 1
     assert f"{CONFIG}: train_dataloader.dataset, CocoDataset of data/shapes/annotations/" in result.stdout
     assert "1 errors of 1 kinds" in result.stdout

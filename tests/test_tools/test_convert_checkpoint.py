@@ -5,13 +5,13 @@ import resource
 
 import pytest
 import torch
-from common import InputError
-from convert_checkpoint import check_target, convert, write
+from commands import call, refused
 from mmcv.ops import CARAFEPack
 from samples import assert_close
-from test_train_and_test import refused, tool
 from torch import nn
 
+from mmcarafe.checkpoint.converting import check_target, convert, write
+from mmcarafe.errors import InputError
 from mmcarafe.layers import CARAFE
 
 
@@ -370,7 +370,7 @@ def test_a_fold_beyond_the_range_of_the_numbers_is_refused():
 def test_the_command_writes_a_checkpoint_and_never_over_one(tmp_path):
     module = Fork()
     torch.save(dict(meta=dict(epoch=3), state_dict=module.state_dict()), tmp_path / "theirs.pth")
-    done = tool("convert_checkpoint.py", "theirs.pth", "ours.pth", "--activation", "none", cwd=tmp_path)
+    done = call("convert_checkpoint.py", "theirs.pth", "ours.pth", "--activation", "none", cwd=tmp_path)
     assert "comp.conv -> channel_compressor" in done.stdout
     assert "outputs are the source's where its forward calls pixel_shuffle" in done.stdout
     written = torch.load(tmp_path / "ours.pth", weights_only=True)

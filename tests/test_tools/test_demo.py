@@ -12,15 +12,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from commands import CONFIG, ROOT, call, refused
 from demo import main
 from mmdet.apis import DetInferencer
 from pycocotools import mask as coco_mask
-from shapes import CLASSES
-from test_train_and_test import CONFIG, ROOT, refused, tool, toy, trained  # noqa: F401
+
+from mmcarafe.datasets.shapes.drawing import CLASSES
 
 
 @pytest.fixture
-def detector(trained, tmp_path):  # noqa: F811
+def detector(trained, tmp_path):
     """Config and checkpoint of the toy detector, which finds nothing well: the threshold is 0."""
     small = tmp_path / "small.py"
     small.write_text(
@@ -31,7 +32,7 @@ def detector(trained, tmp_path):  # noqa: F811
 
 
 @pytest.fixture
-def images(toy, tmp_path):  # noqa: F811
+def images(toy, tmp_path):
     """A folder with three pictures of the toy data set."""
     folder = tmp_path / "images"
     folder.mkdir()
@@ -45,7 +46,7 @@ def images(toy, tmp_path):  # noqa: F811
 
 def demo(given, detector, folder, *options):
     options = ("--score-thr", 0, "--threads", 1, "--out-dir", folder / "out", *options)
-    return tool("demo.py", given, *detector, *options, cwd=folder).stdout
+    return call("demo.py", given, *detector, *options, cwd=folder).stdout
 
 
 def check(results: list[dict], shape: tuple[int, int]) -> None:

@@ -7,16 +7,18 @@ import os
 import cv2
 import numpy as np
 import pytest
-from common import InputError, build_detector, read_config
-from demo import find_images
-from demo_model import check_count, check_instances, choose_classes
-from demo_output import CocoIds
-from demo_video import Video
+from commands import ROOT
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from pictures import check_folder, check_kept, write_file, write_picture
-from test_train_and_test import ROOT
 from torch import nn
+
+from mmcarafe.apis.coco_results import CocoIds
+from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.apis.images import find_images
+from mmcarafe.apis.inferencer import check_count, check_instances, choose_classes
+from mmcarafe.apis.video import Video
+from mmcarafe.errors import InputError
+from mmcarafe.utils.files import check_folder, check_kept, write_file, write_picture
 
 SIX = ("a", "b", "c", "d", "e", "f")
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import CONFIG, ROOT, tool
 from mmdet.registry import HOOKS
-from test_train_and_test import CONFIG, ROOT, tool
 
-from mmcarafe.models.logger import LoggerHook
+from mmcarafe.engine.hooks.logger_hook import LoggerHook
 
-SLOW = pytest.mark.skipif("MMCARAFE_SLOW_TESTS" not in os.environ, reason="MMCARAFE_SLOW_TESTS=1 runs it")
+SLOW = pytest.mark.slow
 STEPS = 6  # in three epochs of eight images, four in a step
 LIMIT = 200  # seconds for a run, on a busy machine
 EQUAL = f"""
@@ -98,7 +98,8 @@ def run(command: list, folder: Path, **env) -> tuple[int, str]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     paths = dict(
-        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", PYTHONPATH=str(Path(__file__).parent)
+        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        PYTHONPATH=str(Path(__file__).parents[1] / "helpers"),
     )
     process = subprocess.Popen(
         list(map(str, command)), cwd=folder, start_new_session=True, text=True,

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from common import InputError
+from commands import TOOLS
 from mmdet.evaluation import VOCMetric
 from mmdet.models import DetTTAModel
 from mmdet.registry import DATASETS, HOOKS
@@ -23,7 +23,10 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import nn
 
-TEST = runpy.run_path(str(Path(__file__).parents[2] / "tools/test.py"))
+from mmcarafe.apis import test_time_augmentation
+from mmcarafe.errors import InputError
+
+TEST = runpy.run_path(str(TOOLS["test.py"])) | vars(test_time_augmentation)
 BOX = (8, 20, 32, 48)  # x1, y1, x2, y2, left of the middle
 META = dict(meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "instances"))
 LOAD, OBJECTS = dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True)

@@ -7,17 +7,18 @@ import cv2
 import onnx
 import pytest
 import torch
-from common import InputError
+from commands import SMALL
 from lively import lively, mmdets_detections, pictures
 from test_export_onnx import CONFIGS, SLOW, export, refused
-from test_train_and_test import SMALL, toy, trained  # noqa: F401
+
+from mmcarafe.deploy.exporting import program_of, save
+from mmcarafe.deploy.parts import part_of
+from mmcarafe.deploy.verifying import compare, runtime, verify
+from mmcarafe.errors import InputError
 
 pytest.importorskip("onnxscript", reason="the ONNX tools, an optional requirement, are not installed")
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
-from export_onnx import program_of, save
-from onnx_parts import part_of
-from onnx_verify import compare, runtime, verify
 
 pytestmark = pytest.mark.needs(torch="2.10")
 
@@ -71,7 +72,7 @@ def test_the_files_detections_are_mmdets(tmp_path):
     assert result.error < 1e-5
 
 
-def test_a_trained_model_on_an_image_and_on_another(trained, tmp_path):  # noqa: F811
+def test_a_trained_model_on_an_image_and_on_another(trained, tmp_path):
     """As a user does it: config, checkpoint, picture."""
     image = next((trained.parent / "data/shapes/val2017").glob("*.png"))
     black = tmp_path / "black.png"

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exported detectors compute what PyTorch computes, on other inputs than those they were exported with."""
 
-import os
-
 import cv2
 import numpy as np
 import pytest
 import torch
+from commands import SMALL, call, refused
 from lively import CONFIGS, config
-from test_train_and_test import SMALL, refused, tool, toy, trained  # noqa: F401
 
 pytest.importorskip("onnxscript", reason="the ONNX tools, an optional requirement, are not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 pytestmark = pytest.mark.needs(torch="2.10")
 
 # by whether a model may keep its sizes open; some heads fix them while they run
-SLOW = pytest.mark.skipif("MMCARAFE_SLOW_TESTS" not in os.environ, reason="MMCARAFE_SLOW_TESTS=1 runs it")
+SLOW = pytest.mark.slow
 
 
 def slow(name: str):
@@ -36,7 +34,7 @@ STATIC = ("tood_r50_fpn", slow("vfnet_r50_fpn"), slow("solov2_r50_fpn"))
 
 
 def export(path, folder, *args, checkpoint=()):
-    result = tool(
+    result = call(
         "export_onnx.py",
         path,
         *checkpoint,
@@ -71,7 +69,7 @@ def image(tmp_path):
     return path
 
 
-def test_verified_on_an_image_with_times_and_the_checkpoints_weights(trained, image, tmp_path):  # noqa: F811
+def test_verified_on_an_image_with_times_and_the_checkpoints_weights(trained, image, tmp_path):
     """The input is the image as OpenCV reads it: channel order and normalisation are in the model."""
     options = ["--cfg-options", *SMALL[:2]]
     shapes = CONFIGS / "mask-rcnn_r18_fpn-carafe_shapes.py"
@@ -102,7 +100,7 @@ def test_parts(part, tmp_path):
 
 def test_a_program_of_torch_export_saves_and_loads(tmp_path):
     path = config("retinanet_r50_fpn")
-    out = tool(
+    out = call(
         "export_onnx.py",
         path,
         "--shape",

@@ -3,10 +3,11 @@
 
 from pathlib import Path
 
-import get_flops
 import pytest
-from common import build_detector, read_config
-from test_train_and_test import ROOT, refused, tool
+from commands import ROOT, call, refused
+
+from mmcarafe.analysis import flops as get_flops
+from mmcarafe.apis.config import build_detector, read_config
 
 CONFIGS = sorted((ROOT / "configs/carafe").glob("*.py"))
 MASK_RCNN = ROOT / "configs/carafe/mask-rcnn_r50_fpn-carafe_1x_coco.py"
@@ -65,7 +66,7 @@ def test_rois_are_those_of_the_settings_for_tests():
 
 def test_the_tool_prints_both_and_the_difference(tmp_path):
     against = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
-    out = tool("get_flops.py", MASK_RCNN, "--shape", 100, "--against", against, cwd=tmp_path).stdout
+    out = call("get_flops.py", MASK_RCNN, "--shape", 100, "--against", against, cwd=tmp_path).stdout
     assert "one image of 128 x 128" in out  # as mmdet pads it
     lines = {line.split("│")[1].strip(): line for line in out.splitlines() if line.startswith("│")}
     assert "+0.222" in lines["neck"] and "-0.188" in lines["roi_head.mask_head"]

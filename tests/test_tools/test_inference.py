@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from commands import COCO_CONFIG, metrics, tool
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.hub import get_config
-from test_train_and_test import COCO_CONFIG, metrics, tool
 
 from mmcarafe.layers import CARAFE
 

@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of tools/make_shapes_dataset.py and of the drawing in tools/shapes.py."""
+"""The shapes data set and the command that makes it."""
 
 import contextlib
 import hashlib
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
-import make_shapes_dataset as tool
 import numpy as np
 import pytest
-import shapes
+from commands import call
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+from mmcarafe.datasets.shapes import dataset as tool
+from mmcarafe.datasets.shapes import drawing as shapes
+
 SMALL = {"train": 30, "val": 15, "size": 160, "seed": 3}
 TINY = {"train": 2, "val": 1, "size": 64, "seed": 0}
 SPLITS = ("train", "val")
@@ -37,8 +36,7 @@ def _load(root, split):
 
 
 def _run(*args):
-    command = [sys.executable, str(TOOLS / "make_shapes_dataset.py"), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return call("make_shapes_dataset.py", *args, cwd=Path.cwd(), check=False)
 
 
 def _assert_one_sentence(done, status, *words):
@@ -298,14 +296,11 @@ def test_the_old_data_set_comes_back_when_the_new_one_cannot_move_in(tiny, monke
         ({"seed": -1}, "seed"),
     ],
 )
-def test_bad_arguments(tmp_path, capsys, bad, word):
+def test_bad_arguments(tmp_path, bad, word):
     with pytest.raises(ValueError, match=word):
         tool.make_dataset(tmp_path / "shapes", **bad)
     (option, value), *_ = bad.items()
-    assert tool.main([str(tmp_path / "shapes"), f"--{option}={value}"]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.startswith(f"error: {word} must be")
-    assert len(printed.err.splitlines()) == 1
+    _assert_one_sentence(_run(tmp_path / "shapes", f"--{option}={value}"), 2, f"error: {word} must be")
     assert not list(tmp_path.iterdir())
 
 

@@ -94,7 +94,14 @@ for name, (script, *args) in json.loads(Path("runs.json").read_text()).items():
 def folder(tmp_path_factory) -> Path:
     """Where all tools have been run, up to the first that failed; what they print is in output.txt."""
     path = tmp_path_factory.mktemp("mmdet")
-    shapes = [ROOT / "tools/make_shapes_dataset.py", "data/shapes", "--train", "4", "--val", "2"]
+    shapes = [
+        ROOT / "tools/dataset_tools/make_shapes_dataset.py",
+        "data/shapes",
+        "--train",
+        "4",
+        "--val",
+        "2",
+    ]
     subprocess.run([sys.executable, *shapes], cwd=path, check=True, capture_output=True)
     (path / "config.py").write_text(CONFIG)
     (path / "anchors.py").write_text(ANCHORS)

@@ -5,21 +5,22 @@ import json
 import re
 
 import cv2
-import demo
 import numpy as np
 import pytest
 import torch
-from common import InputError, build_detector, drop_pretrained, read_config
-from demo_model import Inferencer
-from get_flops import CARAFES, OUTSIDE, Cost, count, total
+from commands import CONFIG
+from demo import main
 from mmengine.config import Config, ConfigDict
-from onnx_parts import part_of
-from onnx_verify import read_image
-from pictures import check_pipeline
-from test_train_and_test import CONFIG
 from torch import nn
 
-from mmcarafe.models.deploy import Preprocessed, image_channels, predicting
+from mmcarafe.analysis.flops import CARAFES, OUTSIDE, Cost, count, total
+from mmcarafe.apis.config import build_detector, drop_pretrained, read_config
+from mmcarafe.apis.inferencer import Inferencer
+from mmcarafe.deploy.detectors import Preprocessed, image_channels, predicting
+from mmcarafe.deploy.parts import part_of
+from mmcarafe.deploy.verifying import read_image
+from mmcarafe.errors import InputError
+from mmcarafe.utils.files import check_pipeline
 from mmcarafe.visualization import load_image, look, to_bgr
 
 R18 = {"model.backbone.depth": 18, "model.neck.in_channels": [64, 128, 256, 512]}
@@ -160,7 +161,7 @@ def written(cfg, folder) -> list[str]:
 def detect(given, cfg, folder, monkeypatch, *options) -> list[dict]:
     command = ["demo.py", str(given), *written(cfg, folder), "--out-dir", str(folder / "out"), *options]
     monkeypatch.setattr("sys.argv", [*command, "--score-thr", "0", "--device", "cpu"])
-    demo.main()
+    main()
     return json.loads((folder / "out/results.json").read_text())
 
 

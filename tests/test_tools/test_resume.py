@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from common import InputError
+from commands import CONFIG, ROOT, SMALL, refused, tool
 from mmdet.models.data_preprocessors import BatchSyncRandomResize
 from mmdet.registry import HOOKS
 from mmengine.config import Config
@@ -21,13 +21,20 @@ from mmengine.dataset import worker_init_fn
 from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmengine.runner import EpochBasedTrainLoop
-from test_train_and_test import CONFIG, ROOT, SMALL, refused, tool, toy  # noqa: F401
-from training_state import check_training_state, checkpoint_folder, checkpoint_to_resume, written_checkpoints
 
-from mmcarafe.models import resume
-from mmcarafe.models.resume import CheckpointHook, CheckpointWriteError, DistSamplerSeedHook, WholeFileBackend
+from mmcarafe.checkpoint import writing as resume
+from mmcarafe.checkpoint.resuming import (
+    check_training_state,
+    checkpoint_folder,
+    checkpoint_to_resume,
+    written_checkpoints,
+)
+from mmcarafe.checkpoint.writing import WholeFileBackend
+from mmcarafe.engine.hooks.checkpoint_hook import CheckpointHook
+from mmcarafe.engine.hooks.sampler_seed_hook import DistSamplerSeedHook
+from mmcarafe.errors import CheckpointWriteError, InputError
 
-SLOW = pytest.mark.skipif("MMCARAFE_SLOW_TESTS" not in os.environ, reason="MMCARAFE_SLOW_TESTS=1 runs it")
+SLOW = pytest.mark.slow
 # everything that keeps a state: random augmentation in workers that persist, EMA, warm-up, validation
 AUGMENTED = f"""
 _base_ = {str(CONFIG)!r}
@@ -78,7 +85,7 @@ LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, 2**1
 
 
 @pytest.fixture(scope="module")
-def rich(toy) -> Path:  # noqa: F811
+def rich(toy) -> Path:
     """The folder with the data and two configs."""
     (toy / "augmented.py").write_text(AUGMENTED)
     (toy / "by_iteration.py").write_text(BY_ITERATION)

@@ -1,79 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command-line tools run end to end on a toy data set, and name the user's mistakes in one sentence."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import cv2
 import pytest
 import torch
+from commands import COCO_CONFIG, CONFIG, ROOT, SMALL, TWIN, metrics, refused, tool
 from mmcv.ops import get_compiling_cuda_version
 
 import mmcarafe.models  # noqa: F401  allow-lists what mmengine writes into checkpoints
-
-ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py"
-TWIN = ROOT / "configs/carafe/mask-rcnn_r18_fpn_shapes.py"
-COCO_CONFIG = ROOT / "configs/carafe/mask-rcnn_r50_fpn-carafe_1x_coco.py"
-# a model that learns nothing in no time
-SMALL = [
-    "model.backbone.base_channels=8",
-    "model.neck.in_channels=[8,16,32,64]",
-    "train_dataloader.batch_size=2",
-]
-
-
-def tool(name: str, *args, cwd: Path, check: bool = True, gpu: bool = False) -> subprocess.CompletedProcess:
-    command = ["bash"] if name.endswith(".sh") else [sys.executable]
-    # torchrun starts its workers with the python on PATH
-    env = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
-    if not gpu:  # toy runs use the CPU wherever they are run
-        env["CUDA_VISIBLE_DEVICES"] = ""
-    result = subprocess.run(
-        [*command, str(ROOT / "tools" / name), *map(str, args)],
-        cwd=cwd, env=env, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    if check and result.returncode != 0:
-        raise AssertionError(f"{name} failed:\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}")
-    return result
-
-
-@pytest.fixture(scope="session")
-def toy(tmp_path_factory) -> Path:
-    """A folder with data/shapes (6 + 3 images) in it, where the tools are run."""
-    folder = tmp_path_factory.mktemp("toy")
-    tool("make_shapes_dataset.py", "data/shapes", "--train", 6, "--val", 3, cwd=folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def trained(toy) -> Path:
-    """A work directory with a checkpoint of one epoch."""
-    work_dir = toy / "work"
-    tool("train.py", CONFIG, "--work-dir", work_dir,
-         "--cfg-options", *SMALL, "train_cfg.max_epochs=1", "train_cfg.val_interval=1", cwd=toy)  # fmt: skip
-    return work_dir
-
-
-def metrics(folder: Path) -> dict:
-    (path,) = (p for p in folder.glob("*/*.json"))
-    return json.loads(path.read_text().splitlines()[-1])
-
-
-def refused(name: str, *args, cwd: Path, match: str) -> None:
-    result = tool(name, *args, cwd=cwd, check=False)
-    last = result.stderr.strip().splitlines()[-1]
-    assert result.returncode not in (0, None)
-    assert "Traceback" not in result.stderr, result.stderr[-2000:]
-    assert last.startswith(name), last
-    assert match in last, last
 
 
 def test_train_writes_a_checkpoint_and_logs_an_eta(trained):

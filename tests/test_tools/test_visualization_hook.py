@@ -4,9 +4,9 @@
 import cv2
 import pytest
 import torch
-from test_train_and_test import CONFIG, SMALL, TWIN, tool, toy  # noqa: F401
+from commands import CONFIG, SMALL, TWIN, tool
 
-from mmcarafe.visualization import CARAFEVisualizationHook
+from mmcarafe.engine import CARAFEVisualizationHook
 
 HOOK = "custom_hooks=[dict(type='CARAFEVisualizationHook', module='neck', {})]\n"
 TWO_EPOCHS = [*SMALL, "train_cfg.max_epochs=2", "train_cfg.val_interval=1", "randomness.seed=0"]
@@ -15,7 +15,7 @@ NAMES = ("trace", "kernels", "entropy", "features")
 
 
 @pytest.fixture
-def config(toy, tmp_path):  # noqa: F811
+def config(toy, tmp_path):
     """Writes a config that changes the embedded one."""
 
     def write(text: str):
@@ -41,7 +41,7 @@ def pictures(work_dir) -> set[str]:
     [("", "", (3, 6)), (NO_VALIDATION, "interval=2, by_epoch=False", (2, 4, 6))],
     ids=["validation", "iterations"],
 )
-def test_training_goes_on_as_without_the_hook(config, toy, tmp_path, settings, options, steps):  # noqa: F811
+def test_training_goes_on_as_without_the_hook(config, toy, tmp_path, settings, options, steps):
     train(config(settings), tmp_path / "without", toy)
     train(config(settings + HOOK.format(options)), tmp_path / "with", toy)
     without, having = (
@@ -57,12 +57,12 @@ def test_training_goes_on_as_without_the_hook(config, toy, tmp_path, settings, o
     }
 
 
-def test_without_validation_it_counts_epochs(config, toy, tmp_path):  # noqa: F811
+def test_without_validation_it_counts_epochs(config, toy, tmp_path):
     train(config(NO_VALIDATION + HOOK.format("interval=2")), tmp_path / "work", toy)
     assert pictures(tmp_path / "work") == {f"carafe_neck_{name}_6.png" for name in NAMES}
 
 
-def test_pictures_are_in_tensorboard(config, toy, tmp_path):  # noqa: F811
+def test_pictures_are_in_tensorboard(config, toy, tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     backends = "vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]\n"
     visualizer = "visualizer = dict(vis_backends=vis_backends)\n"
@@ -76,14 +76,14 @@ def test_pictures_are_in_tensorboard(config, toy, tmp_path):  # noqa: F811
     assert event.width > 800
 
 
-def test_two_processes_do_not_wait_for_each_other(config, toy, tmp_path):  # noqa: F811
+def test_two_processes_do_not_wait_for_each_other(config, toy, tmp_path):
     tool("dist_train.sh", config(HOOK.format("")), 2, "--work-dir", tmp_path / "work",
          "--cfg-options", *TWO_EPOCHS, cwd=toy)  # fmt: skip
     assert len(pictures(tmp_path / "work")) == 8
     assert (tmp_path / "work/epoch_2.pth").is_file()
 
 
-def test_a_mistake_is_named(toy, tmp_path):  # noqa: F811
+def test_a_mistake_is_named(toy, tmp_path):
     with pytest.raises(ValueError, match="interval: expected 1 or more, got 0"):
         CARAFEVisualizationHook(interval=0)
     for base, hook, match in (

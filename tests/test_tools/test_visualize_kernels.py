@@ -3,7 +3,7 @@
 
 import cv2
 import pytest
-from test_train_and_test import CONFIG, SMALL, TWIN, refused, tool, toy, trained  # noqa: F401
+from commands import CONFIG, SMALL, TWIN, call, refused
 
 PICTURES = {"trace.png", "kernels.png", "entropy.png", "features.png"}
 # the toy detector finds nothing well, so that any score counts
@@ -11,7 +11,7 @@ ANY = ["--cfg-options", *SMALL[:2], "model.test_cfg.rcnn.score_thr=0.0"]
 
 
 @pytest.fixture
-def given(trained, toy):  # noqa: F811
+def given(trained, toy):
     """Config, checkpoint and image."""
     return CONFIG, trained / "epoch_1.pth", next((toy / "data/shapes/val2017").iterdir())
 
@@ -22,7 +22,7 @@ def pictures(folder) -> set[str]:
 
 
 def test_pictures_of_every_part(given, tmp_path):
-    said = tool("visualize_kernels.py", *given, "--out", "out", *ANY, cwd=tmp_path).stdout
+    said = call("visualize_kernels.py", *given, "--out", "out", *ANY, cwd=tmp_path).stdout
     assert "neck: 3 levels, 4 points" in said
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"neck", "roi_head.mask_head"}
     for part in ("neck", "roi_head.mask_head"):
@@ -31,7 +31,7 @@ def test_pictures_of_every_part(given, tmp_path):
 
 def test_chosen_points_module_and_size(given, tmp_path):
     options = ("--points", 40, 60, 100, 20, "--module", "neck.upsample_modules.1", "--dpi", 60)
-    said = tool("visualize_kernels.py", *given, "--out", "out", *options, *ANY, cwd=tmp_path).stdout
+    said = call("visualize_kernels.py", *given, "--out", "out", *options, *ANY, cwd=tmp_path).stdout
     assert "neck.upsample_modules.1: 2 levels, 2 points" in said
     small = tmp_path / "out/neck.upsample_modules.1"
     assert pictures(small) == PICTURES
@@ -40,7 +40,7 @@ def test_chosen_points_module_and_size(given, tmp_path):
 
 def test_what_did_not_run_is_said(given, tmp_path):
     options = [*ANY[:-1], "model.test_cfg.rcnn.score_thr=1.1"]
-    said = tool("visualize_kernels.py", *given, "--out", "out", *options, cwd=tmp_path).stdout
+    said = call("visualize_kernels.py", *given, "--out", "out", *options, cwd=tmp_path).stdout
     assert "roi_head.mask_head.upsample: left out, it did not run" in said
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from matplotlib.collections import PatchCollection
 
-from mmcarafe.layers import CARAFE, record
+from mmcarafe.analysis import record
+from mmcarafe.layers import CARAFE
 from mmcarafe.visualization import Point, View, choose_points, draw, to_rgb
 
 

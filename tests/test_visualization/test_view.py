@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from common import build_detector, read_config
 from mmdet.structures import DetDataSample
 from torch import nn
 
+from mmcarafe.apis.config import build_detector, read_config
 from mmcarafe.layers import CARAFE
 from mmcarafe.visualization import choose_points, image_points, look, select
 

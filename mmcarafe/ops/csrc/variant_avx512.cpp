@@ -17,10 +17,10 @@
 #define MMCARAFE_VARIANT avx512
 #define MMCARAFE_VECTOR_BYTES 64
 #include "vector.h"
-#include "kernels_impl.h"
-#include "gradients_impl.h"
-#include "channels_last_impl.h"
-#include "select_impl.h"
+#include "contiguous_forward.h"
+#include "contiguous_backward.h"
+#include "channels_last.h"
+#include "select.h"
 
 #ifdef __clang__
 #pragma clang attribute pop

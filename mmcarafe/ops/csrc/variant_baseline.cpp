@@ -5,7 +5,7 @@
 #define MMCARAFE_VARIANT baseline
 #define MMCARAFE_VECTOR_BYTES 16
 #include "vector.h"
-#include "kernels_impl.h"
-#include "gradients_impl.h"
-#include "channels_last_impl.h"
-#include "select_impl.h"
+#include "contiguous_forward.h"
+#include "contiguous_backward.h"
+#include "channels_last.h"
+#include "select.h"

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters and floating-point operations of a detector, by component, and against another one.
+
+One image goes through the detector on the CPU, and torch's counter counts what runs (a multiply-add as
+two); CARAFE modules are counted by the paper's formula. The heads of two-stage detectors are counted for as
+many RoIs as the settings for tests allow: those of the proposals in box heads, of the detections in mask
+heads. Of a semi-supervised detector the one that predicts is counted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from mmdet.models import SparseRoIHead
+from mmdet.models.detectors.single_stage_instance_seg import SingleStageInstanceSegmentor
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmcarafe.deploy.detectors import image_channels, predicting
+from mmcarafe.errors import InputError
+from mmcarafe.layers import CARAFE
+from mmcarafe.layers.flops import carafe_bias_flops, carafe_flops
+
+CARAFES = "of these, CARAFE"
+OUTSIDE = "outside of these"
+PROPOSALS = 2  # run, and multiplied
+
+
+@dataclass
+class Cost:
+    """Learnt and frozen parameters, and operations."""
+
+    parameters: int = 0
+    flops: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.parameters + other.parameters, self.flops + other.flops)
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(self.parameters - other.parameters, self.flops - other.flops)
+
+
+def components(model: nn.Module) -> dict[str, nn.Module]:
+    """A detector's parts by name; those of a RoI head one by one."""
+    parts = {}
+    for name, module in model.named_children():
+        if name == "roi_head":
+            parts |= {f"{name}.{child}": part for child, part in module.named_children()}
+        elif name != "data_preprocessor":
+            parts[name] = module
+    return parts
+
+
+class Meter:
+    """Counts what runs in each component, whether it is called or a method of it is, as mmdet does."""
+
+    def __init__(self, parts: dict[str, nn.Module]):
+        self.counter = FlopCounterMode(display=False)
+        self.flops, self.carafe = dict.fromkeys(parts, 0), dict.fromkeys(parts, 0)
+        self.output: dict[str, object] = {}
+        self.running: set[str] = set()
+        self.biases = 0
+        for name, part in parts.items():
+            # the stages of a cascade are called one by one
+            for module in part if isinstance(part, nn.ModuleList) else [part]:
+                for method in ("forward", "predict"):
+                    if hasattr(module, method):
+                        setattr(module, method, self._measured(name, getattr(module, method)))
+            for layer in part.modules():
+                if isinstance(layer, CARAFE):
+                    layer.register_forward_pre_hook(partial(self._count_carafe, name))
+
+    def _measured(self, name: str, method: Callable) -> Callable:
+        def measured(*args, **kwargs):
+            if name in self.running:  # one method of a component calls another
+                return method(*args, **kwargs)
+            before = self.counter.get_total_flops()
+            self.running.add(name)
+            self.output[name] = method(*args, **kwargs)
+            self.running.remove(name)
+            self.flops[name] += self.counter.get_total_flops() - before
+            return self.output[name]
+
+        return measured
+
+    def _count_carafe(self, name: str, layer: CARAFE, inputs: tuple) -> None:
+        N, _, H, W = inputs[0].shape
+        self.flops[name] += carafe_bias_flops(layer, N * H * W)
+        self.biases += carafe_bias_flops(layer, N * H * W)
+        self.carafe[name] += carafe_flops(layer, N * H * W)
+
+
+def rois_of(model: nn.Module) -> dict[str, int]:
+    """How many RoIs each part of a RoI head gets from an image, by the settings for tests."""
+    if not getattr(model, "with_rpn", False) or model.test_cfg.get("rpn") is None:  # queries are no RoIs
+        return {}
+    boxes, masks = model.test_cfg.rpn.max_per_img, model.test_cfg.rcnn.max_per_img
+    heads = dict.fromkeys(("mask_head", "mask_iou_head", "grid_head", "feat_relay_head"), masks)
+    return {f"roi_head.{name}": count for name, count in ({"bbox_head": boxes} | heads).items()}
+
+
+def propose(model: nn.Module, shape: list[int]) -> None:
+    """Let the RPN propose PROPOSALS boxes whatever it computes."""
+    height, width = shape
+    boxes = torch.tensor([[0.0, 0.0, width / 2, height / 2]] * PROPOSALS)
+    proposals = InstanceData(bboxes=boxes, scores=torch.ones(PROPOSALS), labels=torch.zeros(PROPOSALS).long())
+    compute = model.rpn_head.predict
+    model.rpn_head.predict = lambda *args, **kwargs: [compute(*args, **kwargs) and proposals]
+    model.rpn_head.predict_by_feat = lambda *args, **kwargs: [proposals]
+
+
+def mode_of(model: nn.Module) -> str:
+    """Return the mode of the forward pass: mmdet's raw one, unless that would compute losses."""
+    if isinstance(model, SingleStageInstanceSegmentor) and model.with_bbox:
+        model.bbox_head.test_cfg.score_thr = 1.1  # masks of single objects are in no raw pass
+        return "predict"
+    return "predict" if isinstance(getattr(model, "roi_head", None), SparseRoIHead) else "tensor"
+
+
+def count(model: nn.Module, shape: list[int]) -> dict[str, Cost]:
+    """Cost of each component for one image; InputError where the CPU cannot run the detector on it."""
+    model = predicting(model).requires_grad_(False)
+    for parameter in model.parameters():  # random ones may give boxes that are not finite
+        parameter.zero_()
+    parts, rois, mode = components(model), rois_of(model), mode_of(model)
+    if rois:
+        propose(model, shape)
+    sample = DetDataSample(metainfo=dict(img_shape=tuple(shape), ori_shape=tuple(shape), scale_factor=(1, 1)))
+    image = torch.zeros(image_channels(model), *shape)
+    batch = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]))
+    meter = Meter(parts)
+    with meter.counter:
+        try:
+            model(**batch, mode=mode)
+        except (RuntimeError, ImportError) as error:
+            raise InputError(
+                f"{type(model).__name__} does not run on the CPU with an image of {shape[0]} x {shape[1]}: "
+                f"{str(error).strip().splitlines()[0]}"
+            ) from error
+        for name, part in parts.items():  # mmdet's raw forward pass leaves the semantic head out
+            if name.endswith("semantic_head") and name not in meter.output:
+                part.forward(meter.output["neck"])
+    return costs_of(model, parts, rois, meter)
+
+
+def costs_of(model: nn.Module, parts: dict, rois: dict[str, int], meter: Meter) -> dict[str, Cost]:
+    """Cost of each component, of what is in none, and of the CARAFE modules among them."""
+    costs, carafe = {}, Cost()
+    for name, part in parts.items():
+        # operations of a RoI head are proportional to the RoIs, of which it got a few
+        more = rois[name] / PROPOSALS if name in rois else 1
+        costs[name] = Cost(parameters_of(part), round(meter.flops[name] * more))
+        layers = [m for m in part.modules() if isinstance(m, CARAFE)]
+        carafe += Cost(sum(map(parameters_of, layers)), round(meter.carafe[name] * more))
+    everything = Cost(parameters_of(model), meter.counter.get_total_flops() + meter.biases)
+    outside = everything - Cost(total(costs).parameters, sum(meter.flops.values()))
+    if outside != Cost():
+        costs[OUTSIDE] = outside
+    return costs | ({CARAFES: carafe} if carafe.parameters else {})
+
+
+def parameters_of(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def total(costs: dict[str, Cost]) -> Cost:
+    """Of all components."""
+    return sum((cost for name, cost in costs.items() if name != CARAFES), Cost())

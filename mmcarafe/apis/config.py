@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configs as the commands take them, and the detectors that they describe."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+
+from mmdet.models import BaseDetector, SSDHead, TwoStageDetector
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import init_default_scope
+from torch import nn
+
+import mmcarafe.models  # noqa: F401  the allow-list for checkpoints, whichever config is run
+from mmcarafe.errors import InputError
+
+# in what mmdet and mmcv say of packages and kernels, and Python of arguments
+ABSENT = ("not installed", "implementation for device", "required positional argument", "unexpected keyword")
+SSDHead.loss_cls = None  # mmdet 3.3 asks every dense head that predicts for it, and this one has none
+
+
+def read_config(name: str, options: dict | None = None) -> Config:
+    """The config in a file, or one of mmdet's by its name (mmdet::...), with --cfg-options applied."""
+    if "::" in name:
+        try:
+            cfg = get_config(name)
+        except (FileNotFoundError, ValueError) as error:
+            raise InputError(f"config {name} is not one of the package's ({error})") from error
+    elif Path(name).is_file():
+        try:
+            cfg = Config.fromfile(name)
+        except (SyntaxError, FileNotFoundError) as error:  # of its own, or of one of its _base_
+            raise InputError(f"config {name} cannot be read: {error}") from error
+    else:
+        raise InputError(f"config {name} does not exist; the ones shipped are in configs/carafe/")
+    if "model" not in cfg:
+        raise InputError(f"config {name} has no model: is it only a part of a config?")
+    if options:
+        cfg.merge_from_dict(options)
+    return cfg
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config, apply the command line and choose the work directory as mmdet does."""
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg = read_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif cfg.get("work_dir") is None:
+        cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
+    if Path(cfg.work_dir).exists() and not Path(cfg.work_dir).is_dir():
+        raise InputError(f"--work-dir {cfg.work_dir} is a file, expected a folder")
+    return cfg
+
+
+def build_detector(cfg: Config) -> nn.Module:
+    """Build the detector of a config without pretrained weights, in evaluation mode.
+
+    Raises:
+        InputError: the model is no detector that takes an image alone, or cannot be built.
+    """
+    init_default_scope("mmdet")
+    settings = deepcopy(cfg.model)  # some detectors change what they are built from
+    kind = settings.get("type")
+    known = MODELS.get(kind) if isinstance(kind, str) else kind
+    name = getattr(known, "__name__", kind)
+    if not (isinstance(known, type) and issubclass(known, BaseDetector)):
+        raise InputError(
+            f"the config's model, {name}, is no detector, which extends mmdet's BaseDetector and takes one "
+            "image; use the config of the detector alone"
+        )
+    if "language_model" in settings:
+        raise InputError(f"the config's model, {name}, takes a text besides the image; no tool here gives it")
+    drop_pretrained(settings)
+    with absence_named(f"the config's model, {name}, cannot be built"):
+        model = MODELS.build(settings)
+    if isinstance(model, TwoStageDetector) and not model.with_rpn:
+        raise InputError(f"the config's model, {name}, takes proposals besides the image; no tool here does")
+    model.eval()  # that of a detector with a teacher returns None
+    return model
+
+
+def drop_pretrained(cfg: object) -> None:
+    """Remove what loads weights from a model's config, at any depth."""
+    if isinstance(cfg, dict):
+        cfg.update({key: None for key in ("pretrained", "teacher_ckpt") if key in cfg})
+        inits = cfg.get("init_cfg") or []
+        inits = inits if isinstance(inits, list | tuple) else [inits]
+        if any("checkpoint" in init for init in inits):
+            cfg["init_cfg"] = [init for init in inits if "checkpoint" not in init] or None
+        cfg = list(cfg.values())
+    if isinstance(cfg, list | tuple):
+        for part in cfg:
+            drop_pretrained(part)
+
+
+@contextmanager
+def absence_named(consequence: str) -> Iterator[None]:
+    """While active, a package, file, kernel or argument that is needed and not there ends in one sentence."""
+    try:
+        yield
+    except (ImportError, FileNotFoundError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).rsplit(".py: ", 1)[-1].split())
+        if isinstance(error, RuntimeError | TypeError) and not any(words in reason for words in ABSENT):
+            raise
+        raise InputError(f"{consequence}: {reason}") from error

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data sets that a config names, and whether what they read exists."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmcarafe.errors import InputError
+
+
+def check_data(cfg: Config, *splits: str) -> None:
+    """Raise InputError unless what the data sets and metrics of the splits (train, val, test) read exists."""
+    for split in splits:
+        for dataset in innermost_datasets((cfg.get(f"{split}_dataloader") or {}).get("dataset")):
+            root = Path(dataset.get("data_root") or "")
+            for part in (dataset.get("ann_file"), *(dataset.get("data_prefix") or {}).values()):
+                if part:
+                    _require(root / part, f"{split}_dataloader.dataset", str(root))
+        evaluator = cfg.get(f"{split}_evaluator") or {}
+        for metric in evaluator if isinstance(evaluator, list) else [evaluator]:
+            if metric.get("ann_file"):
+                _require(Path(metric["ann_file"]), f"{split}_evaluator.ann_file")
+
+
+def _require(path: Path, setting: str, root: str = "") -> None:
+    if ":/" not in str(path) and not path.exists():
+        where = f"link your data set there (ln -s /path/to/it {root})" if root else "make it"
+        raise InputError(f"{path} does not exist; {where}, or change {setting} with --cfg-options")
+
+
+def innermost_datasets(dataset: dict | None) -> list[dict]:
+    """The innermost data sets of wrappers such as RepeatDataset or ConcatDataset."""
+    if dataset is None:
+        return []
+    if "datasets" in dataset:
+        return [inner for part in dataset["datasets"] for inner in innermost_datasets(part)]
+    return innermost_datasets(dataset["dataset"]) if "dataset" in dataset else [dataset]

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The selection of boxes for a batch as a whole, in tensors of sizes that are known beforehand.
+
+What mmdet removes keeps its place with a score of 0.
+"""
+
+import torch
+from mmengine.config import ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Where no more candidates of a level are kept than this, the anchors with the best scores are taken first.
+FEW = 5000
+
+
+def _flat(outputs: Tensor, channels: int) -> Tensor:
+    """Tensor[N, A * channels, H, W] to Tensor[N, H * W * A, channels]."""
+    return outputs.permute(0, 2, 3, 1).reshape(outputs.shape[0], -1, channels)
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of each image: x is Tensor[N, A, D], index is Tensor[N, K]."""
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best of Tensor[N, A], A unknown and maybe less: what is missing has a score of -1, index 0."""
+    best, index = F.pad(scores, (0, k), value=-1.0).topk(k)
+    return best, index.where(best >= 0, 0)
+
+
+def _scores(head: nn.Module, logits: Tensor) -> Tensor:
+    return logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(-1)[..., :-1]
+
+
+def _decode(head: nn.Module, priors: Tensor, deltas: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes, Tensor[N, K, 4], of the rows of a batch; the coders take one list of them."""
+    flat = head.bbox_coder.decode(priors.flatten(0, 1), deltas.flatten(0, 1), max_shape=size)
+    return flat.view(deltas.shape[0], -1, 4)
+
+
+def _priors(head: nn.Module, maps: list[Tensor], **kwargs) -> list[Tensor]:
+    sizes = [x.shape[2:] for x in maps]
+    return head.prior_generator.grid_priors(sizes, dtype=maps[0].dtype, device=maps[0].device, **kwargs)
+
+
+def dense_candidates(head: nn.Module, outputs: tuple, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes, scores and labels of the ``nms_pre`` best pairs of anchor and class of each level."""
+    cfg, k = head.test_cfg, head.test_cfg.nms_pre
+    if len(outputs) == 2:
+        outputs = (*outputs, [None] * len(outputs[0]))
+    found = []
+    for logits, deltas, factor, priors in zip(*outputs, _priors(head, outputs[0]), strict=True):
+        scores = _scores(head, _flat(logits, head.cls_out_channels))  # [N, A, classes]
+        classes = scores.shape[-1]
+        anchors = None
+        if k <= FEW:
+            # the best pairs are of the anchors with the best scores: fewer to sort, the same result
+            best, anchors = _top(scores.amax(-1), k)
+            scores = _rows(scores, anchors).where(best.unsqueeze(-1) >= 0, -1.0)
+        best, pairs = _top(scores.flatten(1), k)
+        index, labels = pairs // classes, pairs % classes
+        index = index if anchors is None else anchors.gather(1, index)
+        best = best.where(best > cfg.get("score_thr", 0), 0.0)
+        if factor is not None:
+            best = best * _rows(_flat(factor, 1), index).squeeze(-1).sigmoid()
+        deltas = _rows(_flat(deltas, head.bbox_coder.encode_size), index)
+        found.append((best, labels, deltas, priors[index]))
+    scores, labels, deltas, priors = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    boxes = _decode(head, priors, deltas, size)
+    return boxes, _not_small(boxes, scores, cfg), labels
+
+
+def rpn_candidates(head: nn.Module, outputs: tuple, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes, scores and levels of the ``nms_pre`` best anchors of each level (RPN)."""
+    found = []
+    for level, (logits, deltas, priors) in enumerate(zip(*outputs, _priors(head, outputs[0]), strict=True)):
+        scores = _scores(head, _flat(logits, head.cls_out_channels)).squeeze(-1)
+        best, index = _top(scores, head.test_cfg.nms_pre)
+        deltas = _rows(_flat(deltas, head.bbox_coder.encode_size), index)
+        found.append((best.clamp(min=0), torch.full_like(index, level), deltas, priors[index]))
+    scores, levels, deltas, priors = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    boxes = _decode(head, priors, deltas, size)
+    return boxes, _not_small(boxes, scores, head.test_cfg), levels
+
+
+def yolox_candidates(head: nn.Module, outputs: tuple, size: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Boxes, scores and labels of every location (YOLOX: one class each, boxes are not clipped)."""
+    logits, deltas, objectness = (
+        torch.cat([_flat(x, channels) for x in maps], 1)
+        for maps, channels in zip(outputs, (head.cls_out_channels, 4, 1), strict=True)
+    )
+    boxes = head._bbox_decode(torch.cat(_priors(head, outputs[0], with_stride=True)), deltas)
+    best, labels = logits.sigmoid().max(-1)
+    scores = best * objectness.squeeze(-1).sigmoid()
+    return boxes, scores.where(scores >= head.test_cfg.score_thr, 0.0), labels
+
+
+def _not_small(boxes: Tensor, scores: Tensor, cfg: ConfigDict) -> Tensor:
+    """Scores, 0 where a side is not longer than ``min_bbox_size``."""
+    least = cfg.get("min_bbox_size", -1)
+    if least < 0:
+        return scores
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return scores.where((sides > least).all(-1), 0.0)
+
+
+def rois_of(boxes: Tensor) -> Tensor:
+    """Tensor[N, D, 4] to RoIs, Tensor[N * D, 5], with the number of the image in front."""
+    image = torch.arange(boxes.shape[0], dtype=boxes.dtype, device=boxes.device).view(-1, 1, 1)
+    return torch.cat([image.expand(-1, boxes.shape[1], -1), boxes], -1).flatten(0, 1)
+
+
+def roi_candidates(
+    head: nn.Module, levels: tuple, proposals: Tensor, objectness: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes, scores and labels of every pair of proposal and class."""
+    batch = proposals.shape[0]
+    rois = rois_of(proposals)
+    found = head._bbox_forward(levels, rois)
+    box_head = head.bbox_head
+    scores = found["cls_score"].softmax(-1)[:, :-1]
+    classes = scores.shape[-1]
+    scores = scores.view(batch, -1, classes).where(objectness.unsqueeze(-1) > 0, 0.0)
+    scores = scores.where(scores > head.test_cfg.score_thr, 0.0)
+    of_boxes = 1 if box_head.reg_class_agnostic else classes
+    priors = rois[:, 1:].repeat_interleave(of_boxes, dim=0)
+    boxes = box_head.bbox_coder.decode(priors, found["bbox_pred"].view(-1, 4), max_shape=size)
+    boxes = boxes.view(batch, -1, of_boxes, 4).expand(-1, -1, classes, -1).flatten(1, 2)
+    labels = torch.arange(classes, device=scores.device).expand_as(scores).flatten(1)
+    return boxes, scores.flatten(1), labels
+
+
+def best_boxes(
+    boxes: Tensor, scores: Tensor, labels: Tensor, cfg: ConfigDict
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Suppress overlapping boxes of the same label, and keep the ``max_per_img`` with the best scores."""
+    most = cfg.get("max_per_img", 300)  # YOLOX's configs have no limit
+    apart = boxes
+    if not cfg.nms.get("class_agnostic", False):
+        # boxes of different labels are moved apart, as mmcv's batched_nms does
+        apart = boxes + (labels * (boxes.amax((1, 2), keepdim=True)[..., 0] + 1)).unsqueeze(-1)
+    kept = torch.ops.mmcarafe.nms_scores(apart, scores, cfg.nms.iou_threshold, most)
+    best, index = _top(kept, most)
+    found = best > 0
+    boxes = _rows(boxes, index).where(found.unsqueeze(-1), 0.0)
+    labels = labels.gather(1, index).where(found, -1)
+    return boxes, best.clamp(min=0), labels

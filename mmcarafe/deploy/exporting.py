@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A part of a detector as a program of ``torch.export``, and as ONNX of standard operators."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from mmcarafe.deploy.detectors import MULTIPLE
+from mmcarafe.deploy.ops import exportable
+from mmcarafe.deploy.parts import Part
+from mmcarafe.errors import InputError
+
+MIN_SIDE = 192  # the coarsest level of what is exported, and of what is compared, must have more than one row
+OPSETS = range(19, 24)  # 19 brought deformable convolutions
+MAX_IN_ONE_FILE = 1.9e9  # bytes of weights; a protocol buffer ends at 2 GiB
+
+
+def program_of(part: Part, dynamic: bool) -> ExportedProgram:
+    """The module as torch.export sees it; ``dynamic``: for any batch and any size in steps of 32 pixels."""
+    shapes = None
+    if dynamic:
+        batch = Dim("batch", min=1)
+        if part.strides == [8]:  # an upsampler alone has no coarser level to respect
+            shapes = [{0: batch, 2: Dim("h", min=1), 3: Dim("w", min=1)}]
+        else:
+            h, w = (Dim(name, min=MIN_SIDE // MULTIPLE - 1) for name in "hw")
+            shapes = [{0: batch, 2: MULTIPLE // s * h, 3: MULTIPLE // s * w} for s in part.strides]
+    if part.takes_levels:
+        shapes = shapes and (tuple(shapes),)
+    with torch.no_grad(), exportable():
+        try:
+            return torch.export.export(
+                part.module, part.inputs, dynamic_shapes=shapes and tuple(shapes), strict=False
+            )
+        except (RuntimeError, AssertionError) as error:
+            reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+            if dynamic and isinstance(error, torch._dynamo.exc.UserError):
+                raise InputError(
+                    f"--dynamic: this model fixes a size while it runs ({reason}); leave --dynamic out"
+                ) from error
+            raise InputError(
+                f"this part does not run, or not as a program, on two images of this shape ({reason}); "
+                "try another --part or a larger --shape"
+            ) from error
+
+
+def save(program: ExportedProgram, part: Part, path: Path, opset: int) -> None:
+    """Write the program, as ONNX unless the file is named .pt2."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".pt2":
+        torch.export.save(program, path)
+        return
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own
+        try:
+            onnx = torch.onnx.export(
+                program,
+                dynamo=True,
+                custom_translation_table=_translation_table(),
+                opset_version=opset,
+                input_names=["image"] if part.takes_images else None,
+                output_names=part.outputs,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise InputError(
+                f"a step of this model is not written as ONNX ({reason}); try another --part, or name the "
+                "--output .pt2"
+            ) from error
+    weights = sum(t.numel() * t.element_size() for t in program.state_dict.values())
+    onnx.save(str(path), external_data=weights > MAX_IN_ONE_FILE)
+
+
+def _translation_table() -> dict:
+    try:
+        from .onnx import translation_table
+    except ImportError as error:
+        raise InputError(
+            f"the export needs onnxscript ({error}); pip install onnx onnxscript onnxruntime"
+        ) from error
+    return translation_table()

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a detector that export_onnx.py writes, each with inputs to trace it with."""
+
+from typing import NamedTuple
+
+import torch
+from mmdet.models import SingleStageDetector, TwoStageDetector
+from mmdet.models.detectors.single_stage_instance_seg import SingleStageInstanceSegmentor
+from torch import Tensor, nn
+
+from mmcarafe.deploy.detectors import Preprocessed, image_channels, predicting, whole
+from mmcarafe.errors import InputError, UnsupportedError
+from mmcarafe.layers import CARAFE
+
+DENSE = (SingleStageDetector, SingleStageInstanceSegmentor, TwoStageDetector)
+
+
+class Part(NamedTuple):
+    """A module and what it is traced with."""
+
+    module: nn.Module
+    inputs: tuple[Tensor, ...]  # for a batch of two
+    strides: list[int]  # of each input, in pixels of the image
+    outputs: tuple[str, ...] | None = None  # names, where the outputs are detections
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the input is an image, from 0 to 255."""
+        return isinstance(self.module, Preprocessed)
+
+    @property
+    def takes_levels(self) -> bool:
+        """Whether the inputs are levels, as many as the backbone gives."""
+        return isinstance(self.module, Neck)
+
+
+class Raw(Preprocessed):
+    """Backbone, neck and dense head: Tensor[N, C, H, W], BGR or grey from 0 to 255, to what is predicted."""
+
+    def __init__(self, detector: nn.Module):
+        super().__init__(detector)
+        heads = (getattr(detector, name, None) for name in ("rpn_head", "bbox_head", "mask_head"))
+        self.head = next((head for head in heads if head is not None), None)
+        # some RPNs predict in steps of their own
+        predicts = self.head is not None and type(self.head).forward is not nn.Module.forward
+        if not predicts or not isinstance(detector, DENSE):
+            raise InputError(f"{type(detector).__name__} has no dense head to export; try --part neck")
+
+    def forward(self, image: Tensor) -> tuple:
+        """Outputs of the head for each level."""
+        return self.head(self.levels(image))
+
+
+class Neck(nn.Module):
+    """The neck alone, which takes the levels one by one."""
+
+    def __init__(self, detector: nn.Module):
+        super().__init__()
+        self.neck = detector.neck
+
+    def forward(self, *levels: Tensor) -> tuple[Tensor, ...]:
+        """The neck's maps."""
+        return tuple(self.neck(levels))
+
+
+def _neck(detector: nn.Module, image: Tensor) -> Part:
+    if getattr(detector, "neck", None) is None:
+        raise InputError("--part neck: this config has no neck")
+    with torch.no_grad():
+        levels = detector.backbone(image)
+    strides = [image.shape[2] // x.shape[2] for x in levels]
+    return Part(Neck(detector), tuple(torch.rand_like(x) for x in levels), strides)
+
+
+def _upsampler(detector: nn.Module, image: Tensor) -> Part:
+    layer = next((m for m in detector.modules() if isinstance(m, CARAFE)), None)
+    if layer is None:
+        raise InputError("--part upsampler: this config has no CARAFE module")
+    height, width = (size // 8 for size in image.shape[2:])
+    return Part(layer, (torch.rand(2, layer.channels, height, width),), [8])
+
+
+def _whole(detector: nn.Module, image: Tensor) -> Part:
+    try:
+        module = whole(detector)
+    except UnsupportedError as error:
+        raise InputError(f"--part detector: {error}; try --part raw") from error
+    return Part(module, (image,), [1], module.outputs)
+
+
+PARTS = {
+    "detector": _whole,
+    "raw": lambda detector, image: Part(Raw(detector), (image,), [1]),
+    "neck": _neck,
+    "upsampler": _upsampler,
+}
+
+
+def part_of(detector: nn.Module, name: str, shape: list[int]) -> Part:
+    """The part of this name, traced with images of this shape."""
+    detector = predicting(detector)
+    return PARTS[name](detector, torch.rand(2, image_channels(detector), *shape) * 255)

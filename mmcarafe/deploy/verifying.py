@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compares an exported model with its module, on inputs it was not made with."""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from mmcarafe.deploy.detectors import MULTIPLE
+from mmcarafe.deploy.parts import Part
+from mmcarafe.errors import InputError
+
+TIMED = 5
+# how OpenCV reads an image of so many channels; others as the file has them
+FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}
+MAX_LOST = (
+    0.01  # of the detections: where two boxes score alike, rounding decides which one suppresses the other
+)
+
+
+def runtime(path: Path) -> tuple[Callable[[tuple[Tensor, ...]], list[Tensor]], float]:
+    """A function that runs the exported file, and the seconds it took to load."""
+    start = time.perf_counter()
+    if path.suffix == ".pt2":
+        program = torch.export.load(path).module()
+        return lambda inputs: tree_leaves(program(*inputs)), time.perf_counter() - start
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"--verify needs ONNX Runtime ({error}); pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+
+    def run(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        feeds = dict(zip(names, (t.numpy() for t in inputs), strict=True))
+        return [torch.from_numpy(out) for out in session.run(None, feeds)]
+
+    return run, time.perf_counter() - start
+
+
+def other_inputs(
+    part: Part, shape: list[int], dynamic: bool, images: Iterable[str]
+) -> dict[str, tuple[Tensor, ...]]:
+    """Fresh random inputs of the exported sizes and, for a dynamic model, of others; and the images given."""
+
+    def draw(batch: int, down: float, across: float) -> tuple[Tensor, ...]:
+        sizes = [(round(t.shape[2] * down), round(t.shape[3] * across)) for t in part.inputs]
+        most = 255 if part.takes_images else 1
+        return tuple(
+            torch.rand(batch, t.shape[1], *hw) * most for t, hw in zip(part.inputs, sizes, strict=True)
+        )
+
+    height, width = (size // MULTIPLE for size in shape)
+    given = {"random": draw(2, 1, 1)}
+    if dynamic:
+        given["random, one image, larger"] = draw(1, (height + 1) / height, (width + 2) / width)
+        given["random, three images, smaller"] = draw(3, (height - 1) / height, 1)
+    for name in images:
+        if not part.takes_images:
+            raise InputError(f"--verify {name}: this part takes no images")
+        channels = part.inputs[0].shape[1]
+        given[name] = (read_image(name, None if dynamic else shape, channels),)
+    return given
+
+
+def read_image(name: str, shape: list[int] | None, channels: int) -> Tensor:
+    """A batch of the image twice, resized to this shape or to sides that are multiples of 32."""
+    image = cv2.imread(name, FLAGS.get(channels, cv2.IMREAD_UNCHANGED))
+    if image is None:
+        raise InputError(f"image {name} does not exist or cannot be read")
+    height, width = shape or (max(MULTIPLE * 2, size // MULTIPLE * MULTIPLE) for size in image.shape[:2])
+    image = torch.from_numpy(cv2.resize(image, (width, height)).astype(np.float32))
+    image = image.reshape(height, width, -1).permute(2, 0, 1)
+    if len(image) != channels:
+        raise InputError(f"--verify {name}: the model takes {channels} channels, the image has {len(image)}")
+    return image.repeat(2, 1, 1, 1)
+
+
+class Difference(NamedTuple):
+    """Largest error in units of the largest value, and for detections how many of PyTorch's were found."""
+
+    error: float
+    found: int = 0
+    wanted: int = 0
+
+
+def difference(ours: list[Tensor], theirs: list[Tensor]) -> Difference:
+    """Of any output from PyTorch's."""
+    worst = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        if not a.isfinite().all():
+            return Difference(float("inf"))
+        worst = max(worst, float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)))
+    return Difference(worst)
+
+
+def detections_differ(ours: list[Tensor], theirs: list[Tensor]) -> Difference:
+    """Of boxes, scores, labels and masks: each of PyTorch's detections against its like, wherever it ranks.
+
+    Boxes are compared in units of the largest coordinate; scores and masks are 0 to 1. One that differs by
+    more than 0.01 is another detection.
+    """
+    largest = theirs[0].abs().max().clamp(min=1)
+    worst, found, wanted = 0.0, 0, 0
+    for i in range(len(theirs[0])):
+        a, b = ([t[i][image[1][i] > 0] for t in image] for image in (ours, theirs))
+        wanted += max(len(a[0]), len(b[0]))  # more than PyTorch finds is as wrong as fewer
+        if not len(a[0]) or not len(b[0]):
+            continue
+        apart = (b[0][:, None] - a[0][None]).abs().amax(-1) / largest
+        apart = torch.maximum(apart, (b[1][:, None] - a[1][None]).abs())
+        nearest, index = apart.masked_fill(b[2][:, None] != a[2][None], 1.0).min(1)
+        same = nearest < 0.01
+        masks = [(y - x[index]).abs() for x, y in zip(a[3:], b[3:], strict=True)]
+        if same.any():
+            worst = max(worst, *(float(t[same].max()) for t in (nearest, *masks)))
+        found += min(int(same.sum()), len(index[same].unique()))
+    return Difference(worst, found, wanted)
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    """Median of a few calls, after one."""
+    call()
+    times = []
+    for _ in range(TIMED):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return median(times) * 1e3
+
+
+def compare(path: Path, part: Part, name: str, ours: list[Tensor], theirs: list[Tensor]) -> Difference:
+    """The difference of one run; InputError where too few detections agree."""
+    if [t.shape for t in ours] != [t.shape for t in theirs]:
+        raise InputError(f"outputs have shapes {[tuple(t.shape) for t in ours]} instead of PyTorch's")
+    if not part.outputs:
+        return difference(ours, theirs)
+    found = detections_differ(ours, theirs)
+    if found.wanted - found.found > MAX_LOST * found.wanted:
+        raise InputError(
+            f"{path} finds {found.found} of {found.wanted} detections on {name!r}, "
+            f"and more than {1 - MAX_LOST:.0%} are expected"
+        )
+    return found
+
+
+@torch.no_grad()
+def verify(
+    path: Path,
+    part: Part,
+    shape: list[int],
+    dynamic: bool = False,
+    images: list[str] | None = None,
+    tolerance: float = 1e-3,
+) -> None:
+    """Print errors and times; InputError where the file computes something else."""
+    run, load = runtime(path)
+    engine = "torch.export" if path.suffix == ".pt2" else "ONNX Runtime"
+    table = Table(title=f"{path.name}: loaded in {load:.2f} s, {torch.get_num_threads()} threads")
+    agree = ["detections"] if part.outputs else []
+    for column in ("input", *agree, "largest error / value", f"{engine}, ms", "PyTorch, ms"):
+        table.add_column(column, justify="left" if column == "input" else "right")
+    results = []
+    for name, given in other_inputs(part, shape, dynamic, images or ()).items():
+        try:
+            outputs = run(given)
+        except Exception as problem:  # ONNX Runtime's errors have no common type but this
+            reason = str(problem).strip().splitlines()[0]
+            raise InputError(f"{path} does not run on another input, {name!r}: {reason}") from problem
+        found = compare(path, part, name, outputs, tree_leaves(part.module(*given)))
+        results.append(found)
+        calls = [] if images is None else [run, lambda g: part.module(*g)]
+        times = [milliseconds(lambda f=f, g=given: f(g)) for f in calls]
+        agree = [f"{found.found} of {found.wanted}"] if part.outputs else []
+        table.add_row(name, *agree, f"{found.error:.1e}", *(f"{t:.1f}" for t in times))
+    Console(width=110).print(table)
+    worst = max(result.error for result in results)
+    if not worst <= tolerance:
+        raise InputError(
+            f"{path} differs from PyTorch by {worst:.1e} of the largest value, more than {tolerance:.0e}"
+        )
+    if part.outputs and not any(result.wanted for result in results):
+        print("nothing was detected on these inputs, so nothing was compared: give images, --verify IMAGE")
+        return
+    print(f"verified: the largest error is {worst:.1e} of the largest value, {tolerance:.0e} is allowed")

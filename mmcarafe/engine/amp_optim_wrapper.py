@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixed precision on a CPU too: mmengine's AmpOptimWrapper, registered with mmdet under its name."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import MethodType
+from weakref import WeakSet
+
+import torch
+from mmcv import ops
+from mmdet.models.dense_heads import TOODHead, VFNetHead
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
+from mmdet.registry import OPTIM_WRAPPERS
+from mmengine import optim
+from mmengine.device import get_device
+from mmengine.runner import autocast
+from torch import Tensor, nn
+
+# mmcv's operators have no bfloat16 kernels, and bfloat16 numbers above 256 are whole pixels apart: methods
+# that call them, or compute with boxes, do it in float32
+IN_FLOAT32 = (
+    (SingleRoIExtractor, "forward"),
+    (GenericRoIExtractor, "forward"),
+    (BaseDenseHead, "predict_by_feat"),  # an RPN's proposals and their NMS
+    (TOODHead, "deform_sampling"),
+    (VFNetHead, "loss_by_feat"),  # writes IoUs, float32, into a tensor of the scores' dtype
+    (ops.DeformConv2d, "forward"),
+    (ops.DeformConv2dPack, "forward"),
+    (ops.ModulatedDeformConv2d, "forward"),
+    (ops.ModulatedDeformConv2dPack, "forward"),
+)
+
+
+@OPTIM_WRAPPERS.register_module()
+class AmpOptimWrapper(optim.AmpOptimWrapper):
+    """mmengine's AmpOptimWrapper that works on a CPU too: the losses are computed in bfloat16 autocast.
+
+    Weights, gradients and the optimizer stay in float32. With a GPU everything is mmengine's.
+
+    Args:
+        loss_scale (float | str | dict): mmengine's; unused on a CPU, bfloat16 has the range of float32.
+            Default: "dynamic".
+        dtype (str | torch.dtype | None): what autocast computes in. Default: None, float16 on a GPU and
+            bfloat16 on a CPU, where nothing else can be given.
+        **kwargs: mmengine's, the optimizer among them.
+
+    Raises:
+        ValueError: another dtype than bfloat16 is given on a CPU.
+
+    Example:
+        >>> import torch
+        >>> from mmcarafe.engine import AmpOptimWrapper
+        >>> layer = torch.nn.Linear(2, 3)
+        >>> wrapper = AmpOptimWrapper(dtype="bfloat16", optimizer=torch.optim.SGD(layer.parameters(), 0.1))
+        >>> with wrapper.optim_context(layer):
+        ...     out = layer(torch.rand(4, 2))
+        >>> tuple(out.shape), out.dtype, layer.weight.dtype
+        ((4, 3), torch.bfloat16, torch.float32)
+    """
+
+    def __init__(
+        self, loss_scale: float | str | dict = "dynamic", dtype: str | torch.dtype | None = None, **kwargs
+    ) -> None:
+        self._prepared: WeakSet[nn.Module] = WeakSet()
+        self.on_cpu = get_device() == "cpu"
+        if not self.on_cpu:
+            super().__init__(loss_scale=loss_scale, dtype=dtype, **kwargs)
+            return
+        if dtype not in (None, "bfloat16", torch.bfloat16):
+            raise ValueError(
+                f"expected dtype None or bfloat16, which mixed precision on a CPU is, got {dtype}"
+            )
+        kwargs.pop("use_fsdp", None)  # it chooses a loss scaler
+        optim.OptimWrapper.__init__(self, **kwargs)  # mmengine's own asserts that there is a GPU
+        self.cast_dtype = torch.bfloat16
+        self.loss_scaler = torch.amp.GradScaler("cpu", enabled=False)
+        self._scale_update_param = None
+
+    def state_dict(self) -> dict:
+        """The optimizer's state, and that of the loss scaler where there is one."""
+        state = super().state_dict()
+        if self.on_cpu:  # an empty state, which a GPU's loss scaler would not load
+            del state["loss_scaler"]
+        return state
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Enter the context of the losses: autocast, with mmcv's operators in float32 if it is bfloat16."""
+        if self.cast_dtype == torch.bfloat16 and model not in self._prepared:
+            keep_in_float32(model)
+            self._prepared.add(model)
+        with super().optim_context(model):
+            yield
+
+
+def keep_in_float32(model: nn.Module) -> None:
+    """Let the modules of a model that :data:`IN_FLOAT32` names compute in float32 under autocast.
+
+    A subclass's own method is kept, and a copy of the model computes with its own weights.
+    """
+    for module in model.modules():
+        for owner, name in IN_FLOAT32:
+            if isinstance(module, owner):
+                setattr(module, name, MethodType(_in_float32(getattr(type(module), name)), module))
+
+
+def _in_float32(method: Callable) -> Callable:
+    @wraps(method)
+    def compute(self, *args, **kwargs):
+        with autocast(enabled=False):
+            return method(self, *_to_float32(args), **kwargs)
+
+    return compute
+
+
+def _to_float32(value: object) -> object:
+    """Turn bfloat16 tensors into float32, in lists and tuples too; leave anything else as it is."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_to_float32, value))
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value

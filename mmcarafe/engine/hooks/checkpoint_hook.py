@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints from which a killed training goes on exactly; registered with mmdet under mmengine's name.
+
+mmengine writes a checkpoint straight to its final name, removes the old one before the new one is there, and
+does not store the state of the random number generators; ``docs/resume.md`` says what holds with this hook.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from mmdet.registry import HOOKS
+from mmengine import hooks
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+
+from mmcarafe.checkpoint.random_state import random_state, set_random_state
+from mmcarafe.checkpoint.writing import PARTIAL, WholeFileBackend
+
+
+@HOOKS.register_module()
+class CheckpointHook(hooks.CheckpointHook):
+    """mmengine's CheckpointHook, with whole files and the random state of each process in them.
+
+    Arguments and file names are mmengine's. An outdated checkpoint (``max_keep_ckpts``, ``save_best``) is
+    removed once its successor is written, so that for this long there is one more; a resumed run removes
+    nothing but checkpoints in its own folder, whatever paths the checkpoint it goes on from has. Validation
+    leaves the random numbers of training as they were: a run that is resumed does not repeat it.
+    """
+
+    _before_val: dict | None = None
+    _resumed: dict | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Choose how files are written, and go on with the random numbers of a resumed run."""
+        local = type(get_file_backend(self.out_dir or runner.work_dir, backend_args=self.backend_args))
+        if local is LocalBackend and self.file_client_args is None:
+            self.backend_args = dict(backend="mmcarafe_local")
+            self._forget_foreign_checkpoints(runner)
+        super().before_train(runner)
+        if is_main_process() and isinstance(self.file_backend, WholeFileBackend):
+            for unfinished in Path(self.out_dir).glob(f"*.pth{PARTIAL}"):
+                if not unfinished.is_dir():
+                    runner.logger.warning(f"removing {unfinished}, which a run was killed while writing")
+                    unfinished.unlink()
+        if runner.iter > 0:
+            self._continue(runner)
+
+    def _forget_foreign_checkpoints(self, runner: Runner) -> None:
+        """Drop what a resumed checkpoint says of others to remove, unless they are this run's own files."""
+        known = runner.message_hub.runtime_info
+        out_dir = Path(self.out_dir) / Path(runner.work_dir).name if self.out_dir else Path(runner.work_dir)
+        for name in [name for name in known if name.startswith("best_ckpt")]:
+            # of a run whose folder was moved or copied, the file of this name that is here
+            own = out_dir / Path(str(known[name])).name
+            if own.name.startswith("best_") and own.suffix == ".pth" and own.is_file():
+                known[name] = str(own)
+            else:
+                del known[name]
+        steps = known.get("keep_ckpt_ids", [])
+        if not isinstance(steps, list) or not all(type(step) is int for step in steps):
+            del known["keep_ckpt_ids"]
+
+    def _continue(self, runner: Runner) -> None:
+        loop, resumed = runner.train_loop, self._resumed or {}
+        if len(resumed.get("random", [])) != get_world_size():
+            runner.logger.warning(
+                "the checkpoint holds no random state for this number of processes: training goes on with "
+                "other random numbers than without the interruption"
+            )
+            return
+        if isinstance(loop, EpochBasedTrainLoop) and runner.iter % len(loop.dataloader):
+            runner.logger.warning("resumed in the middle of an epoch: mmengine begins this epoch anew")
+        for resize, size in zip(_resizers(runner), resumed["input_sizes"], strict=False):
+            resize._input_size = size
+        restore = partial(set_random_state, resumed["random"][get_rank()])
+        # with this option of onedl-mmengine's no batch is skipped
+        if isinstance(loop, IterBasedTrainLoop) and not getattr(loop, "fast_forward_on_resume", False):
+            # it first skips the batches the run had seen, which can take random numbers
+            loop.dataloader_iterator = _Resumed(loop.dataloader_iterator, runner.iter, restore)
+        else:
+            restore()
+
+    def before_val(self, runner: Runner) -> None:
+        """Keep the random state of training."""
+        self._before_val = random_state()
+
+    def after_val(self, runner: Runner) -> None:
+        """Go on with the random state of training."""
+        set_random_state(self._before_val)
+        self._before_val = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep a resumed run's state until training begins."""
+        meta = checkpoint.get("meta")
+        self._resumed = meta.get("mmcarafe") if isinstance(meta, dict) else None
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        # every process comes here, but only the first one calls the hooks for saving
+        states = all_gather_object(self._before_val or random_state())
+        sizes = [resize._input_size for resize in _resizers(runner)]
+        meta["mmcarafe"] = dict(random=states, input_sizes=sizes)
+        with self._outdated_removed_last(runner):
+            super()._save_checkpoint_with_step(runner, step, meta)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        with self._outdated_removed_last(runner):
+            super()._save_best_checkpoint(runner, metrics)
+
+    @contextmanager
+    def _outdated_removed_last(self, runner: Runner) -> Iterator[None]:
+        """Put off what mmengine removes until what it writes is there."""
+        outdated, remove = [], self.file_backend.remove
+        self.file_backend.remove = outdated.append
+        try:
+            yield
+        finally:
+            self.file_backend.remove = remove
+        written = [value for value in runner.message_hub.runtime_info.values() if isinstance(value, str)]
+        for path in outdated:
+            if path not in written:
+                remove(path)
+
+
+class _Resumed:
+    """The same batches; ``restore`` is called when the first is asked for that is not skipped."""
+
+    def __init__(self, batches: Iterator, count: int, restore: Callable[[], None]) -> None:
+        self._batches, self._left, self._restore = batches, count, restore
+
+    def __next__(self) -> object:
+        if self._left == 0:
+            if hasattr(self._batches, "_ensure_iterator"):  # onedl-mmengine's draws a seed when it starts
+                self._batches._ensure_iterator()
+            self._restore()
+        self._left -= 1
+        return next(self._batches)
+
+    def skip_iter(self, count: int) -> None:
+        """Skip batches as onedl-mmengine does, without loading them."""
+        self._batches.skip_iter(count)
+        self._left -= count
+
+
+def _resizers(runner: Runner) -> list:
+    """mmdet's batch augmentations that keep a random size over iterations (YOLOX)."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    augments = getattr(getattr(model, "data_preprocessor", None), "batch_augments", None) or []
+    return [augment for augment in augments if hasattr(augment, "_input_size")]

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands share: mmdet's options, and one sentence for each likely mistake."""
+
+import argparse
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+
+from mmcarafe.errors import CheckpointWriteError, InputError
+
+# whatever loads a file in a tool, mmengine and mmdet included, reads data only: torch before 2.6 needs to be
+# told, and a variable that is widely recommended for later ones turns it off
+os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that mmdet's train.py and test.py have in common."""
+    parser.add_argument("--work-dir", help="where logs, checkpoints and metrics go")
+    add_cfg_options(parser)
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    # torch.distributed.launch passes --local-rank
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """mmdet's option to change a config on the command line."""
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="override settings of the config: key=value pairs, lists as key='[a,b]' or key=a,b",
+    )
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Where to run: the first GPU, or the CPU where there is none."""
+
+    def device(name: str) -> str:
+        if name.startswith("cuda") and not torch.cuda.is_available():
+            raise argparse.ArgumentTypeError(
+                f"{name}: torch {torch.__version__} sees no CUDA device; try --device cpu"
+            )
+        return name
+
+    default = "cuda:0" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", type=device, default=default)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a command; mistakes in its input, and a full disk, end in one sentence and exit status 1."""
+    try:
+        if status := main():
+            sys.exit(status)
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if distributed and torch.distributed.get_backend() == "gloo":
+            # everything is written; what destructors do with gloo's threads can hang or abort the process
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+    except InputError as error:
+        sentence = str(error).strip()
+        if sentence.startswith("Caught "):  # in a data worker, whose trace comes with it
+            sentence = sentence.rsplit(f"{type(error).__name__}: ", 1)[-1]
+        # mmengine puts "class `FPN` in mmcarafe/models/necks.py: " before what a constructor raised
+        sys.exit(f"{Path(sys.argv[0]).name}: {sentence.rsplit('.py: ', 1)[-1]}")
+    except KeyError as error:
+        # mmengine's, which is followed by a link; of any other the trace is wanted
+        missing, registry, _ = str(error.args[0] if error.args else "").partition(" registry. Please check ")
+        if not registry:
+            raise
+        sys.exit(
+            f"{Path(sys.argv[0]).name}: {missing} registry: check its spelling, or name the module that "
+            "registers it in custom_imports; a config's custom_imports replaces that of its _base_, whose "
+            "modules must be repeated in it"
+        )
+    except OSError as error:
+        full = error.errno in DISK_FULL and not isinstance(error, CheckpointWriteError)
+        if not (full or error.filename or isinstance(error, CheckpointWriteError)):
+            raise
+        file = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"{Path(sys.argv[0]).name}: {file}{error.strerror}{'; make room and start again' * full}")
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # gloo's threads must be joined: one that outlives the interpreter aborts the process
+            torch.distributed.destroy_process_group()

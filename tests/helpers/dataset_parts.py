@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What mmdet and tools/dataset_tools/check_dataset.py make of a small data set, for the tests of both."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from broken_data import BOX
+from commands import CONFIG
+from mmdet.registry import DATASETS, METRICS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.images import read_images
+from mmcarafe.datasets.checks.checking import check_annotations, check_images
+from mmcarafe.datasets.checks.settings import read_settings
+from mmcarafe.errors import AnnotationError, ImageError
+
+CFG = Config.fromfile(CONFIG)
+SETTINGS = read_settings(read_config(str(CONFIG)))
+
+
+def dataset(folder: Path, split: str, steps: dict | None = None, **changes):
+    """A split of the config; ``steps`` changes transforms by their type."""
+    init_default_scope("mmdet")
+    cfg = copy.deepcopy(CFG[f"{split}_dataloader"].dataset)
+    cfg.update(data_root=str(folder), ann_file="ann.json", data_prefix=dict(img="img/"), **changes)
+    for step in cfg.pipeline:
+        step.update((steps or {}).get(step.type, {}))
+    return DATASETS.build(cfg)
+
+
+def train(folder: Path, flips: float = 0.0, masks: dict | None = None, **changes) -> list:
+    """The samples of an epoch."""
+    steps = dict(RandomFlip=dict(prob=flips), LoadAnnotations=masks or {})
+    loaded = dataset(folder, "train", steps, **changes)
+    return [loaded[i]["data_samples"] for i in range(len(loaded))]
+
+
+def evaluate(folder: Path, label: int = 0) -> dict:
+    """Metrics where the box of the sound data is found once in each image."""
+    loaded = dataset(folder, "val")
+    metric = METRICS.build(CFG.val_evaluator | dict(ann_file=str(folder / "ann.json")))
+    metric.dataset_meta = loaded.metainfo
+    for i in range(len(loaded)):
+        sample = loaded[i]["data_samples"]
+        x, y, w, h = BOX
+        mask = torch.zeros(1, *sample.ori_shape, dtype=torch.bool)
+        mask[0, y : y + h, x : x + w] = True
+        found = dict(bboxes=torch.tensor([[x, y, x + w, y + h]]), scores=torch.tensor([0.9]),
+                     labels=torch.tensor([label]), masks=mask)  # fmt: skip
+        sample = dict(img_id=sample.img_id, ori_shape=sample.ori_shape, pred_instances=found)
+        metric.process(None, [sample])
+    return metric.evaluate(size=len(loaded))
+
+
+def agrees(stated: str, does, folder: Path):
+    """What ``does`` returns; None where it is stated that it stops, and it does with the error named."""
+    if stated.startswith("refused"):
+        word = stated.split()[1].strip(";,")
+        with pytest.raises(dict(AnnotationError=AnnotationError, ImageError=ImageError).get(word, Exception)):
+            does(folder)
+        return None
+    return does(folder)
+
+
+def found_in(folder: Path, settings=SETTINGS) -> dict:
+    found, images = check_annotations(json.loads((folder / "ann.json").read_text()), settings)
+    check_images(folder / "img", images, settings, 1, found)
+    return found
+
+
+def skipped_by_the_demo(path: Path) -> list[str]:
+    """What the demo says of an image that it leaves out."""
+    skipped = []
+    list(read_images([path], skipped, None))
+    return skipped
+
+
+def ends(code: str, seconds: float = 10) -> bool:
+    """Whether pycocotools crashes, hangs or lacks memory: never in the process of the tests."""
+    limits = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))"
+    code = f"from pycocotools import mask; {limits}; {code}"
+    try:
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return True
+    assert result.returncode <= 0 or b"MemoryError" in result.stderr, result.stderr
+    return result.returncode != 0

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random detectors that find objects: what an untrained one says of every place is nearly the same."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
+
+CONFIGS = Path(__file__).parents[2] / "configs/carafe"
+
+
+def config(start: str) -> Path:
+    """The COCO config with CARAFE of a model, backbone and neck."""
+    return min(
+        (p for p in CONFIGS.glob("*_coco.py") if p.name.startswith((f"{start}-carafe", f"{start}_carafe"))),
+        key=lambda path: len(path.name),
+    )
+
+
+def pictures(batch: int, height: int, width: int) -> Tensor:
+    """Images of blots large and small: Tensor[N, 3, H, W], whole numbers from 0 to 255."""
+    sizes = [(height // d, width // d) for d in (64, 16, 4)]
+    layers = [F.interpolate(torch.randn(batch, 3, *hw), (height, width), mode="bilinear") for hw in sizes]
+    return (128 + 40 * sum(layers)).clamp(0, 255).round()
+
+
+@torch.no_grad()
+def lively(start: str, **test_cfg) -> nn.Module:
+    """The detector of a config, but every layer of a head has outputs of variance 1, whatever the image.
+
+    A batch norm has statistics of a training; a group norm makes its own.
+    """
+    cfg = Config.fromfile(config(start))
+    cfg.model.backbone.init_cfg = None
+    (cfg.model.test_cfg.get("rcnn") or cfg.model.test_cfg).update(test_cfg)
+    torch.manual_seed(0)
+    detector = MODELS.build(cfg.model).eval()
+    for name, module in list(detector.named_modules()):
+        for key, child in list(module.named_children()):
+            if isinstance(child, _NormBase):
+                setattr(module, key, nn.GroupNorm(1, child.num_features))
+        if "head" in name and isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+            once(module, _rescale)
+    mmdets_detections(detector, pictures(2, 192, 256))
+    return detector
+
+
+def once(module: nn.Module, hook: Callable) -> None:
+    """Register a forward hook for the first call alone: later ones are of other levels."""
+
+    def first(*args):
+        handle.remove()
+        return hook(*args)
+
+    handle = module.register_forward_hook(first)
+
+
+def _rescale(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    spread = output.std()
+    layer.weight /= spread
+    return output / spread
+
+
+@torch.no_grad()
+def mmdets_detections(detector: nn.Module, images: Tensor) -> list[InstanceData]:
+    """What mmdet itself finds in images, Tensor[N, 3, H, W] from 0 to 255 (BGR)."""
+    height, width = images.shape[2:]
+    meta = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
+    data = dict(inputs=list(images), data_samples=[DetDataSample(metainfo=meta) for _ in images])
+    data = detector.data_preprocessor(data)
+    return [sample.pred_instances for sample in detector(**data, mode="predict")]

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Annotations that mmdet or pycocotools cannot use end a run with an AnnotationError; all else is mmdet's."""
+
+import json
+
+import pytest
+import torch
+from mmdet import datasets, evaluation
+from mmdet.registry import DATASETS, METRICS, TRANSFORMS
+
+from mmcarafe.errors import AnnotationError, DataError
+
+BOX = [2, 2, 6, 4]
+IMAGE = dict(id=1, file_name="1.png", height=10, width=12)
+OBJECT = dict(id=7, image_id=1, category_id=3, bbox=BOX, area=24, iscrowd=0,
+              segmentation=[[2, 2, 8, 2, 8, 6, 2, 6]])  # fmt: skip
+CATEGORY = dict(id=3, name="disk")
+SOUND = dict(images=[IMAGE], annotations=[OBJECT], categories=[CATEGORY])
+
+
+def without(entry: dict, name: str) -> dict:
+    return {k: v for k, v in entry.items() if k != name}
+
+
+def write(folder, content) -> str:
+    path = folder / "ann.json"
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return str(path)
+
+
+def dataset(ann_file: str, **options):
+    known = dict(ann_file=ann_file, metainfo=dict(classes=("disk",)), data_prefix=dict(img="img"))
+    return DATASETS.build(dict(type="mmdet.CocoDataset") | known | options)
+
+
+def metric(ann_file: str | None, **options):
+    made = METRICS.build(dict(type="mmdet.CocoMetric", ann_file=ann_file, **options))
+    made.dataset_meta = dict(classes=("disk",))
+    return made
+
+
+def evaluate(ann_file: str | None, masks: bool = True, label: int = 0, **options) -> dict:
+    """Metrics where the object is found."""
+    mask = torch.zeros(1, 10, 12, dtype=torch.bool)
+    mask[0, 2:6, 2:8] = True
+    found = dict(bboxes=torch.tensor([[2.0, 2, 8, 6]]), scores=torch.ones(1), labels=torch.tensor([label]))
+    made = metric(ann_file, metric=["bbox", "segm"], **options)
+    sample = dict(img_id=1, ori_shape=(10, 12), pred_instances=found | (dict(masks=mask) if masks else {}))
+    instances = [dict(bbox=[2, 2, 8, 6], bbox_label=0, mask=OBJECT["segmentation"])]
+    made.process(None, [sample | dict(instances=instances)])
+    return made.evaluate(size=1)
+
+
+def test_sound_annotations_give_what_mmdet_gives(tmp_path):
+    path = write(tmp_path, SOUND)
+    options = dict(metainfo=dict(classes=("disk",)), data_prefix=dict(img="img"))
+    theirs = datasets.CocoDataset(ann_file=path, **options)
+    assert isinstance(dataset(path), datasets.CocoDataset)
+    assert dataset(path)[0] == theirs[0]
+    assert evaluate(path)["coco/segm_mAP"] == 1.0
+    assert evaluate(None)["coco/segm_mAP"] == 1.0
+
+
+FILES = {
+    "JSONDecodeError": b"{",
+    "UnicodeDecodeError": b'{"images": "\xff"}',
+    "AssertionError": [],
+    "KeyError 'id'": SOUND | dict(images=[without(IMAGE, "id")]),
+    "TypeError": SOUND | dict(images=["1.png"]),
+    "RecursionError": b"[" * 100000,
+}
+
+
+@pytest.mark.parametrize("reason", FILES)
+def test_a_file_of_another_form(reason, tmp_path):
+    path = write(tmp_path, FILES[reason])
+    sentence = rf"annotations {path} cannot be used \({reason}.*check_dataset.py {path} --no-images names"
+    for reads in (dataset, metric):
+        with pytest.raises(AnnotationError, match=sentence) as caught:
+            reads(path)
+        assert isinstance(caught.value, DataError)
+        assert "\n" not in str(caught.value)
+
+
+ENTRIES = {
+    "no-bbox": (SOUND | dict(annotations=[without(OBJECT, "bbox")]), "of image id 1 .*KeyError 'bbox'"),
+    "string-bbox": (SOUND | dict(annotations=[OBJECT | dict(bbox="abcd")]), "of image id 1 .*TypeError"),
+    "file-name": (SOUND | dict(images=[IMAGE | dict(file_name=5)]), "of image id 1 .*TypeError"),
+    "id-twice": (SOUND | dict(annotations=[OBJECT] * 2), "AssertionError .*not unique"),
+    "no-images": (without(SOUND, "images"), "leave none of 0 images"),
+    "width": (dict(SOUND, images=[IMAGE | dict(width="12")], annotations=[]), "TypeError"),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_entries_that_the_data_set_cannot_use(name, tmp_path):
+    content, match = ENTRIES[name]
+    with pytest.raises(AnnotationError, match=match):
+        dataset(write(tmp_path, content), filter_cfg=dict(min_size=1))
+
+
+def test_filters_that_leave_no_image_do_so_in_training_alone(tmp_path):
+    path = write(tmp_path, SOUND)
+    with pytest.raises(AnnotationError, match="filter_cfg and classes leave none of 1 images"):
+        dataset(path, filter_cfg=dict(min_size=32))
+    assert len(dataset(path, filter_cfg=dict(min_size=32), test_mode=True)) == 1
+
+
+MASKS = {
+    "missing": ({}, "KeyError 'mask'"),
+    "size": (dict(mask=dict(size=[4, 4], counts=[4, 12])), "ValueError"),
+    "counts": (dict(mask=dict(size=[10, 12], counts=[-1, 121])), "OverflowError"),
+    "word": (dict(mask="x"), "TypeError"),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_that_cannot_be_drawn(name):
+    step = TRANSFORMS.build(dict(type="mmdet.LoadAnnotations", with_mask=True))
+    mask, match = MASKS[name]
+    instance = dict(bbox=[2, 2, 8, 6], bbox_label=0, ignore_flag=0) | mask
+    results = dict(img_path="1.png", img_id=1, ori_shape=(10, 12), instances=[instance])
+    with pytest.raises(AnnotationError, match=rf"annotations of image 1.png \(image id 1\) .*{match}"):
+        step(results)
+
+
+EVALUATED = {
+    "no-iscrowd": (without(OBJECT, "iscrowd"), "KeyError 'iscrowd'"),
+    "no-mask": (without(OBJECT, "segmentation"), "KeyError 'segmentation'"),
+    "string-bbox": (OBJECT | dict(bbox="abcd"), "Exception"),
+    "id": (OBJECT | dict(id="x11"), "ValueError"),
+}
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_objects_that_pycocotools_cannot_evaluate(name, tmp_path):
+    entry, match = EVALUATED[name]
+    path = write(tmp_path, SOUND | dict(annotations=[entry]))
+    with pytest.raises(AnnotationError, match=rf"annotations {path} cannot be used \({match}"):
+        evaluate(path)
+
+
+def test_mistakes_that_are_not_of_the_annotations_stay_what_they_are(tmp_path):
+    path = write(tmp_path, SOUND)
+    with pytest.raises(KeyError, match="metric should be one of"):
+        METRICS.build(dict(type="mmdet.CocoMetric", ann_file=path, metric="area"))
+    with pytest.raises(KeyError, match="segm is not in results"):  # of a model without masks
+        evaluate(path, masks=False)
+    with pytest.raises(IndexError):  # a label that no class has
+        evaluate(path, label=5)
+    with pytest.raises(KeyError, match="metric item"):
+        evaluate(path, metric_items=["none"])
+    with pytest.raises(KeyError, match="expected dict"):
+        dataset(path, data_prefix=dict(img_path="img"))
+    with pytest.raises(FileNotFoundError):
+        dataset(str(tmp_path / "none.json"))
+
+
+def test_metrics_that_extend_mmdets_are_mmdets():
+    assert METRICS.get("mmdet.LVISMetric").__mro__[1] is evaluation.CocoMetric

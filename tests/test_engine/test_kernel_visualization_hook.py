@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the hook does with a model that has nothing to show; runs are in test_tools."""
+
+import logging
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import torch
+
+from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.engine import CARAFEVisualizationHook
+
+
+def test_a_training_that_diverged_goes_on(request, tmp_path, caplog):
+    cfg = read_config(str(request.config.rootpath / "configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py"))
+    model, written = build_detector(cfg), []
+    cv2.imwrite(str(tmp_path / "image.png"), np.random.randint(0, 256, (64, 64, 3), np.uint8))
+    visualizer = SimpleNamespace(add_image=lambda name, image, step: written.append(name))
+    logger = logging.getLogger("diverged")
+    runner = SimpleNamespace(model=model, cfg=cfg, logger=logger, visualizer=visualizer)
+    hook = CARAFEVisualizationHook(image=str(tmp_path / "image.png"), module="neck")
+    hook._write(runner, None, 1)
+    assert len(written) == 4
+    torch.nn.init.constant_(model.neck.upsample_modules[1].content_encoder.bias, float("nan"))
+    hook._write(runner, None, 2)
+    assert len(written) == 4
+    assert "neck: no pictures, features or kernels are not finite" in caplog.text

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export a detector, or a part of it, to ONNX of standard operators, and check the file with ONNX Runtime.
+
+Parts: ``detector`` goes from BGR images as OpenCV reads them (grey ones where the model takes one channel;
+the normalisation is in the model) to boxes, scores, labels and masks; ``raw`` ends at what the dense head
+predicts for each level, before boxes are selected; ``neck`` takes the backbone's levels; ``upsampler`` is the
+first CARAFE module alone. A file named ``.pt2`` is a program of ``torch.export`` instead.
+
+Examples::
+
+    python tools/deployment/export_onnx.py CONFIG CHECKPOINT.pth --dynamic --verify
+    python tools/deployment/export_onnx.py CONFIG CHECKPOINT.pth --verify street.jpg
+    python tools/deployment/export_onnx.py configs/carafe/rtmdet_s_carafe_8xb32-300e_coco.py --part neck
+"""
+
+import argparse
+from pathlib import Path
+
+from mmengine.runner import load_checkpoint
+
+from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.checkpoint.state_dict import check_checkpoint
+from mmcarafe.deploy.detectors import MULTIPLE
+from mmcarafe.deploy.exporting import MIN_SIDE, OPSETS, program_of, save
+from mmcarafe.deploy.parts import PARTS, part_of
+from mmcarafe.deploy.verifying import verify
+from mmcarafe.utils.cli import add_cfg_options, run
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Export a detector or a part of it to ONNX")
+    parser.add_argument("config")
+    parser.add_argument("checkpoint", nargs="?", help="without one the weights are random")
+    parser.add_argument("--output", default="model.onnx", help=".onnx, or .pt2 for a program of torch.export")
+    parser.add_argument("--part", default="detector", choices=PARTS)
+    parser.add_argument("--shape", nargs=2, type=int, default=[800, 1344], metavar=("H", "W"))
+    parser.add_argument("--dynamic", action="store_true", help="any batch, height and width (steps of 32)")
+    parser.add_argument("--opset", type=int, default=19, choices=OPSETS)
+    parser.add_argument(
+        "--verify",
+        nargs="*",
+        metavar="IMAGE",
+        help="compare with PyTorch and time both, also on these images; --dynamic is always compared",
+    )
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="largest error / largest value allowed")
+    add_cfg_options(parser)
+    args = parser.parse_args(argv)
+    if any(size < MIN_SIDE or size % MULTIPLE for size in args.shape):
+        parser.error(f"--shape: expected multiples of {MULTIPLE}, {MIN_SIDE} or more, got {args.shape}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Export, and check."""
+    args = parse_args(argv)
+    detector = build_detector(read_config(args.config, args.cfg_options))
+    if args.checkpoint:
+        check_checkpoint(detector, args.checkpoint)
+        load_checkpoint(detector, args.checkpoint, map_location="cpu")
+    else:
+        print("no checkpoint given: the weights are random")
+    part = part_of(detector, args.part, args.shape)
+    part.module.eval()
+    path = Path(args.output)
+    save(program_of(part, args.dynamic), part, path, args.opset)
+    print(f"written: {path}, {path.stat().st_size / 1e6:.1f} MB")
+    if args.verify is not None or args.dynamic:  # which may fail on other sizes than the traced ones
+        verify(path, part, args.shape, args.dynamic, args.verify, args.tolerance)
+
+
+if __name__ == "__main__":
+    run(main)

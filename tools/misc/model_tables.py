@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of components and configs, made from the classes and the config files."""
+
+import argparse
+import re
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.hub import get_config
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import mmcarafe.models
+from mmcarafe.apis.config import build_detector
+from mmcarafe.layers import CARAFE
+from mmcarafe.utils.cli import run
+from mmcarafe.utils.markdown import write_section
+
+CONFIGS = Path(__file__).parents[2] / "configs/carafe"
+IMAGE = (1, 3, 800, 1344)
+ROIS = 100  # detections that get a mask
+OTHERS = {
+    "`NASFPN`, `DyHead`, YOLACT's `ProtoNet`, `CTResNetNeck`, `HourglassNet`, `HRNet`": "not done yet",
+    "PointRend's heads": "what they enlarge are logits at sampled points; its `FPN` takes an upsampler",
+    "`GridHead`": "its grouped deconvolutions make the prediction itself",
+    "`RFP` of DetectoRS": "not done yet; its recursion runs an `FPN` several times with other inputs",
+    "`SOLOHead`": "its maps are resized to a grid, mostly smaller than they are",
+    "`FeatureRelayHead`": "its map is made from a vector: there is no content around a pixel to look at",
+}
+
+
+def components() -> list[tuple[str, str]]:
+    """The classes registered under mmdet's names, by what an upsampler replaces in them."""
+    rows = {}
+    for name in sorted(mmcarafe.models.__all__, key=str.lower):
+        if name != "CARAFE":
+            rows.setdefault(getattr(mmcarafe.models, name).replaces, []).append(f"`{name}`")
+    return [(", ".join(names), replaces) for replaces, names in rows.items()]
+
+
+def base_of(path: Path) -> str | None:
+    """The mmdet config that a config inherits; None if it puts several together."""
+    bases = re.search(r"_base_ = (\[.*?\]|\".*?\")", path.read_text(encoding="utf-8"), re.DOTALL)
+    names = re.findall(r'"(.+?)"', bases.group(1))
+    theirs = [name for name in names if name.startswith("mmdet::")]
+    if theirs:
+        return theirs[0] if len(theirs) == 1 else None
+    return next(filter(None, (base_of(path.parent / name) for name in names)), None)
+
+
+def build(config: Config) -> nn.Module:
+    """The detector, its parameters without memory."""
+    with torch.device("meta"):
+        return build_detector(config)
+
+
+def where(model: nn.Module) -> list[str]:
+    """The components that hold CARAFE modules, as a config names them."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, CARAFE):
+            owner = re.split(r"\.(?:upsample|convs_all_levels)", name)[0]
+            found[re.sub(r"\.\d+", "", owner)] = None
+    return list(found)
+
+
+@torch.no_grad()
+def flops(model: nn.Module, parts: list[str]) -> int:
+    """Floating point operations of these components, for one image; counted, not computed, where possible."""
+    levels = model.backbone(torch.empty(IMAGE, device="meta"))
+    maps = model.neck(levels) if model.with_neck else levels
+    total = 0
+    for name in parts:
+        if name == "roi_head.mask_head":
+            heads = model.roi_head.mask_head
+            for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
+                total += _count(head, torch.empty(ROIS, head.in_channels, 14, 14, device="meta"))
+        elif name == "panoptic_head.pixel_decoder":
+            # deformable attention reads the sizes of its levels from a tensor, which must exist
+            decoder = model.get_submodule(name).to_empty(device="cpu")
+            total += _count(decoder, [torch.zeros(level.shape) for level in levels])
+        else:
+            total += _count(model.get_submodule(name), levels if name == "neck" else maps)
+    return total
+
+
+def _count(module: nn.Module, inputs: Tensor | list[Tensor]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        module(inputs)
+    return counter.get_total_flops()
+
+
+def parameters(model: nn.Module) -> int:
+    """How many numbers are learnt or frozen."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def configs() -> list[tuple[str, ...]]:
+    """Each COCO config: its base, where it has CARAFE, and what that adds."""
+    rows = []
+    for path in track(sorted(CONFIGS.glob("*_coco.py")), "configs"):
+        base = base_of(path)
+        ours, theirs = build(Config.fromfile(path)), build(get_config(base))
+        parts = where(ours)
+        count, before = parameters(ours), parameters(theirs)
+        more = flops(ours, parts) - flops(theirs, parts)
+        rows.append(
+            (
+                f"`{path.stem}`",
+                ", ".join(f"`{part}`" for part in parts),
+                f"{before / 1e6:.2f} M",
+                f"{(count - before) / 1e6:+.2f} M",
+                f"{more / 1e9:+.1f} G",
+            )
+        )
+    return rows
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def component_section() -> str:
+    """Return the tables of components."""
+    return "\n\n".join(
+        [
+            table(("component", "what the upsampler replaces"), components()),
+            table(("without", "why"), list(OTHERS.items())),
+        ]
+    )
+
+
+def config_section() -> str:
+    """Return the table of configs."""
+    head = ("config", "CARAFE in", "parameters before", "added", "FLOPs added")
+    return (
+        f"{table(head, configs())}\n\n"
+        f"FLOPs are those of one {IMAGE[2]} x {IMAGE[3]} image, {ROIS} RoIs in a mask head; "
+        "a multiply-add counts as two. A deconvolution that CARAFE replaces is taken off."
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the tables, or write them into their pages."""
+    parser = argparse.ArgumentParser(description="Make the tables of components and configs")
+    parser.add_argument("--pages", help="folder whose components.md and configs.md get them")
+    args = parser.parse_args(argv)
+    for name, text in (("components", component_section()), ("configs", config_section())):
+        if args.pages:
+            write_section(Path(args.pages) / f"{name}.md", name, text)
+        else:
+            print(f"{text}\n")
+
+
+if __name__ == "__main__":
+    run(main)
