@@ -12,7 +12,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 ROOT = Path(__file__).parents[2]
-TOOLS = {path.name: path for path in sorted((ROOT / "tools").rglob("*")) if path.suffix in (".py", ".sh")}
+TOOLS = {
+    path.name: path
+    for path in sorted((ROOT / "tools").rglob("*.*"))
+    if path.suffix in (".py", ".sh") and path.parent.name != "benchmark"  # which holds parts of a command
+}
 CONFIG = ROOT / "configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py"
 TWIN = ROOT / "configs/carafe/mask-rcnn_r18_fpn_shapes.py"
 COCO_CONFIG = ROOT / "configs/carafe/mask-rcnn_r50_fpn-carafe_1x_coco.py"
