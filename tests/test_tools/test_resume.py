@@ -22,7 +22,8 @@ from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmcarafe.checkpoint import writing as resume
+from mmcarafe.checkpoint import writing
+from mmcarafe.checkpoint.random_state import random_state
 from mmcarafe.checkpoint.resuming import (
     check_training_state,
     checkpoint_folder,
@@ -268,7 +269,7 @@ def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path, monkeypatch)
 
     path = tmp_path / "new folder/epoch_1.pth"
     WholeFileBackend().put(b"good", path)
-    monkeypatch.setattr(resume.os, "fsync", full)
+    monkeypatch.setattr(writing.os, "fsync", full)
     with pytest.raises(
         CheckpointWriteError, match=r"epoch_1.pth could not be written \(No space left on dev"
     ):
@@ -506,7 +507,7 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_is_reported(iteration, warns):
     warnings, hook = [], CheckpointHook()
     loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
     loop.dataloader = range(3)
-    hook._resumed = dict(random=[resume.random_state()], input_sizes=[])
+    hook._resumed = dict(random=[random_state()], input_sizes=[])
     logger = SimpleNamespace(warning=warnings.append)
     hook._continue(SimpleNamespace(train_loop=loop, iter=iteration, logger=logger, model=torch.nn.Identity()))
     assert warnings == ["resumed in the middle of an epoch: mmengine begins this epoch anew"] * warns
