@@ -37,14 +37,18 @@ def test_tta_evaluates_boxes_and_says_that_masks_cannot_be_merged(toy, tmp_path)
     boxes = toy / "boxes.py"
     boxes.write_text(
         f"_base_ = {str(CONFIG)!r}\n"
-        "model = dict(roi_head=dict(mask_head=None, mask_roi_extractor=None))\n"
+        "model = dict(backbone=dict(base_channels=8), neck=dict(in_channels=[8, 16, 32, 64]),\n"
+        "    roi_head=dict(mask_head=None, mask_roi_extractor=None))\n"
         "val_evaluator = dict(metric='bbox')\ntest_evaluator = val_evaluator\n"
     )
-    tool("train.py", boxes, "--work-dir", tmp_path / "train",
-         "--cfg-options", *SMALL, "train_cfg.max_epochs=1", cwd=toy)  # fmt: skip
-    tool("test.py", boxes, tmp_path / "train/epoch_1.pth", "--tta", "--work-dir", tmp_path / "eval",
-         "--cfg-options", *SMALL[:2], cwd=toy)  # fmt: skip
-    assert "coco/bbox_mAP" in metrics(tmp_path / "eval")
+    work = tmp_path / "work"
+    tool("train.py", boxes, "--work-dir", work,
+         "--cfg-options", SMALL[2], "train_cfg.max_epochs=1", cwd=toy)  # fmt: skip
+    tool("test.py", boxes, work / "epoch_1.pth", "--tta", "--work-dir", work / "eval", cwd=toy)
+    assert "coco/bbox_mAP" in metrics(work / "eval")
+    said = tool("report.py", boxes, work, "--images", 1, "--score-thr", 0, cwd=toy).stdout
+    assert "box AP" in said and "mask AP" not in said
+    assert f"picture: {work / 'predictions.png'}" in said.splitlines(), "whole, on a line of its own"
 
 
 def test_resume_goes_on_from_the_last_epoch(trained, toy, tmp_path):

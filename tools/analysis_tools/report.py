@@ -11,14 +11,15 @@ from pathlib import Path
 import cv2
 import matplotlib
 import numpy as np
-from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import DATASETS
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.config import Config
+from mmengine.structures import InstanceData
 from rich.console import Console
 from rich.table import Table
 
 from mmcarafe.apis.config import load_config
-from mmcarafe.checkpoint.state_dict import read_state_dict
+from mmcarafe.apis.inferencer import Inferencer
 from mmcarafe.datasets.configured import check_data
 from mmcarafe.errors import InputError
 from mmcarafe.utils.cli import run
@@ -54,10 +55,19 @@ def outline(axis, mask: np.ndarray, color: np.ndarray) -> None:
     axis.contour(mask, levels=[0.5], colors=[color], linewidths=1.4)
 
 
-def draw(cfg: Config, checkpoint: str, path: Path, images: int, score_thr: float) -> None:
+def masks_of(instances: InstanceData, height: int, width: int) -> np.ndarray:
+    """Return the masks of objects, bool [N, H, W]; those of their boxes where a model has no masks."""
+    if "masks" in instances:
+        masks = instances.masks
+        return np.asarray(getattr(masks, "masks", masks)).astype(bool)
+    rows, columns = np.arange(height)[:, None] + 0.5, np.arange(width) + 0.5
+    x1, y1, x2, y2 = np.asarray(get_box_tensor(instances.bboxes)).reshape(-1, 4).T[..., None, None]
+    return (columns > x1) & (columns < x2) & (rows > y1) & (rows < y2)
+
+
+def draw(cfg: Config, config: str, checkpoint: str, path: Path, images: int, score_thr: float) -> None:
     """Write a PNG: ground truth above, predictions below, one column an image."""
-    read_state_dict(checkpoint)  # refuses what is no plain data, before mmdet reads it
-    model = init_detector(cfg, checkpoint, device="cpu")
+    inferencer = Inferencer(config, checkpoint, "cpu")
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     classes = dataset.metainfo["classes"]
     palette = np.array(dataset.metainfo["palette"]) / 255
@@ -70,16 +80,16 @@ def draw(cfg: Config, checkpoint: str, path: Path, images: int, score_thr: float
         info = dataset.get_data_info(index)
         image = cv2.cvtColor(cv2.imread(info["img_path"]), cv2.COLOR_BGR2RGB)
         truth = dataset[index]["data_samples"].gt_instances
-        found = inference_detector(model, info["img_path"]).pred_instances.numpy()
+        loaded = inferencer.load(dict(img_path=info["img_path"])) | dict(img_id=0)
+        results = inferencer([loaded], return_datasamples=True, no_save_vis=True)
+        found = results["predictions"][0].pred_instances
         found = found[found.scores >= score_thr]
-        for axis, labels, masks, scores in (
-            (column[0], truth.labels, truth.masks.masks, None),
-            (column[1], found.labels, found.masks, found.scores),
-        ):
+        for axis, objects, scores in ((column[0], truth, None), (column[1], found, found.scores)):
             axis.imshow(image)
             axis.set_axis_off()
-            for i, (label, mask) in enumerate(zip(labels, masks, strict=True)):
-                outline(axis, mask.astype(bool), palette[label])
+            masks = masks_of(objects, *image.shape[:2])
+            for i, (label, mask) in enumerate(zip(objects.labels, masks, strict=True)):
+                outline(axis, mask, palette[label])
                 y, x = np.argwhere(mask).mean(0) if mask.any() else (0, 0)
                 text = classes[label] + (f" {scores[i]:.2f}" if scores is not None else "")
                 axis.text(
@@ -105,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = str(work_dir / Path(last.read_text().strip()).name)
     metrics, metrics_file = newest_metrics(work_dir)
     picture = work_dir / "predictions.png"
-    draw(cfg, checkpoint, picture, args.images, args.score_thr)
+    draw(cfg, args.config, checkpoint, picture, args.images, args.score_thr)
 
     table = Table(title=Path(args.config).stem)
     table.add_column("what")
