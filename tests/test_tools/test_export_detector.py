@@ -48,8 +48,7 @@ def exported(detector, path, dynamic=True):
 def test_detections_of_any_batch_and_size(start, tmp_path, capsys):
     path = tmp_path / "model.onnx"
     part = exported(lively(start), path)
-    args = Namespace(shape=[192, 224], dynamic=True, verify=None, tolerance=1e-3, part="detector")
-    verify(path, part, args)
+    verify(path, part, [192, 224], dynamic=True)
     out = capsys.readouterr().out
     assert "three images, smaller" in out and "verified: the largest error" in out
     found = [row.split("│")[2].split() for row in out.splitlines() if row.startswith("│")]
@@ -93,8 +92,7 @@ def test_a_trained_model_on_an_image_and_on_another(trained, tmp_path):
 def test_it_says_when_nothing_was_compared(tmp_path, capsys):
     path = tmp_path / "model.pt2"  # the quickest to write
     part = exported(lively("fcos_r50-caffe_fpn", score_thr=1.0), path, dynamic=False)
-    args = Namespace(shape=[192, 224], dynamic=False, verify=[], tolerance=1e-3, part="detector")
-    verify(path, part, args)
+    verify(path, part, [192, 224], images=[])
     out = capsys.readouterr().out
     assert "0 of 0" in out and "nothing was compared" in out and "verified" not in out
 
