@@ -94,7 +94,7 @@ class Meter:
 
 
 def rois_of(model: nn.Module) -> dict[str, int]:
-    """How many RoIs each part of a RoI head gets from an image, by the settings for tests."""
+    """Return how many RoIs each part of a RoI head gets from an image, by the settings for tests."""
     if not getattr(model, "with_rpn", False) or model.test_cfg.get("rpn") is None:  # queries are no RoIs
         return {}
     boxes, masks = model.test_cfg.rpn.max_per_img, model.test_cfg.rcnn.max_per_img
@@ -168,5 +168,5 @@ def parameters_of(module: nn.Module) -> int:
 
 
 def total(costs: dict[str, Cost]) -> Cost:
-    """Of all components."""
+    """Add the costs of all components."""
     return sum((cost for name, cost in costs.items() if name != CARAFES), Cost())

@@ -65,11 +65,11 @@ def load_objects_last(pipeline: list[dict]) -> list[dict]:
 
 
 def flips_image(step: dict) -> bool:
-    """Whether a step of a pipeline flips images, or may."""
+    """Tell whether a step of a pipeline flips images, or may."""
     return is_a(step, RandomFlip) and step.get("prob") != 0
 
 
 def is_a(step: dict, kind: type) -> bool:
-    """Whether a step of a pipeline is of a class or of one that extends it."""
+    """Tell whether a step of a pipeline is of a class or of one that extends it."""
     known = TRANSFORMS.get(step["type"]) if isinstance(step["type"], str) else step["type"]
     return known is not None and issubclass(known, kind)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the optimizer and the schedule in a checkpoint are those that a config describes."""
+"""Compare the optimizer and the schedule in a checkpoint with those that a config describes."""
 
 import inspect
 import reprlib
@@ -71,7 +71,7 @@ def moving(schedulers: list[_ParamScheduler]) -> set[str]:
 
 
 def schedule_differences(scheduler: _ParamScheduler, saved: dict, last: int) -> dict[str, str]:
-    """What a scheduler was given where a saved state has something else: the arguments of its constructor.
+    """Name the arguments that a scheduler was constructed with where a saved state has something else.
 
     All other state counts steps or follows from these. A schedule ends with the training where the config
     does not say when: a difference that is in the end alone counts if values change between the two ends.
@@ -88,7 +88,7 @@ def schedule_differences(scheduler: _ParamScheduler, saved: dict, last: int) -> 
 
 
 def _rests(scheduler: _ParamScheduler, first: int, last: int) -> bool:
-    """Whether a scheduler leaves values as they are from one step to another; it is of no use afterwards."""
+    """Tell whether a scheduler leaves values as they are between two steps; it is of no use afterwards."""
     for group in scheduler.optimizer.param_groups:
         group[scheduler.param_name] = 1.0
     for step in range(first, last):
@@ -108,7 +108,7 @@ def differences(ours: dict, theirs: dict, ignored: set[str]) -> dict[str, str]:
 
 
 def _same(ours: object, theirs: object) -> bool:
-    """Whether two settings are equal, tuples being as good as lists; a file's may be anything."""
+    """Tell whether two settings are equal, tuples being as good as lists; a file's may be anything."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         return ours.keys() == theirs.keys() and all(_same(ours[key], theirs[key]) for key in ours)
     if isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)):
