@@ -14,7 +14,7 @@ from mmcarafe.apis.config import load_config
 from mmcarafe.apis.test_time_augmentation import check_boxes_alone, use_tta
 from mmcarafe.checkpoint.state_dict import check_checkpoint
 from mmcarafe.datasets.configured import check_data
-from mmcarafe.engine.hooks.mirrored_visualization_hook import MirroredVisualizationHook
+from mmcarafe.engine.hooks.distinct_visualization_hook import DistinctVisualizationHook
 from mmcarafe.engine.runner import build_runner
 from mmcarafe.errors import InputError
 from mmcarafe.utils.cli import add_options, run
@@ -28,9 +28,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add_options(parser)
     parser.add_argument("--out", help="write the predictions to this pickle file, for offline evaluation")
     parser.add_argument("--show", action="store_true", help="show the predictions in a window")
-    parser.add_argument(
-        "--show-dir", help="write pictures of the predictions there, in sub-folders as the images are"
-    )
+    parser.add_argument("--show-dir", help="write a picture of the predictions for each image there")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds between shown pictures")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     return parser.parse_args(argv)
@@ -48,7 +46,7 @@ def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
         args.show_dir = os.path.abspath(args.show_dir)  # mmdet puts a relative one below the work directory
     hook = trigger_visualization_hook(cfg, args).default_hooks.visualization
     if hook.type in ("DetVisualizationHook", "mmdet.DetVisualizationHook", DetVisualizationHook):
-        hook.type = MirroredVisualizationHook.__name__
+        hook.type = DistinctVisualizationHook.__name__
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,6 +9,8 @@ from mmengine.config import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmcarafe.deploy.ops import nms_scores
+
 # Where no more candidates of a level are kept than this, the anchors with the best scores are taken first.
 FEW = 5000
 
@@ -140,7 +142,7 @@ def best_boxes(
     if not cfg.nms.get("class_agnostic", False):
         # boxes of different labels are moved apart, as mmcv's batched_nms does
         apart = boxes + (labels * (boxes.amax((1, 2), keepdim=True)[..., 0] + 1)).unsqueeze(-1)
-    kept = torch.ops.mmcarafe.nms_scores(apart, scores, cfg.nms.iou_threshold, most)
+    kept = nms_scores(apart, scores, cfg.nms.iou_threshold, most)
     best, index = _top(kept, most)
     found = best > 0
     boxes = _rows(boxes, index).where(found.unsqueeze(-1), 0.0)

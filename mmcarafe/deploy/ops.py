@@ -21,7 +21,7 @@ _DEFORM_CONV = ("mmcv.ops.deform_conv", "mmdet.models.dense_heads.tood_head")
 
 
 @torch.library.custom_op("mmcarafe::nms_scores", mutates_args=())
-def _nms_scores(boxes: Tensor, scores: Tensor, iou_threshold: float, most: int) -> Tensor:
+def nms_scores(boxes: Tensor, scores: Tensor, iou_threshold: float, most: int) -> Tensor:
     """Scores, Tensor[N, K], of the first ``most`` boxes, Tensor[N, K, 4], that survive; 0 of the others."""
     kept = torch.zeros_like(scores)
     for image in range(len(boxes)):
@@ -32,7 +32,7 @@ def _nms_scores(boxes: Tensor, scores: Tensor, iou_threshold: float, most: int) 
     return kept
 
 
-@_nms_scores.register_fake
+@nms_scores.register_fake
 def _(boxes, scores, iou_threshold, most):
     return torch.empty_like(scores)
 

@@ -5,9 +5,9 @@ from .amp_optim_wrapper import AmpOptimWrapper
 from .hooks import (
     CARAFEVisualizationHook,
     CheckpointHook,
+    DistinctVisualizationHook,
     DistSamplerSeedHook,
     LoggerHook,
-    MirroredVisualizationHook,
     NumClassCheckHook,
 )
 
@@ -16,7 +16,7 @@ __all__ = [
     "CARAFEVisualizationHook",
     "CheckpointHook",
     "DistSamplerSeedHook",
+    "DistinctVisualizationHook",
     "LoggerHook",
-    "MirroredVisualizationHook",
     "NumClassCheckHook",
 ]

@@ -3,6 +3,8 @@
 
 from mmdet.models.roi_heads import mask_heads
 from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from torch import Tensor
 
 from mmcarafe.layers import UpsampleConfigError, build_upsample
 
@@ -40,6 +42,33 @@ class SelectMaskUpsample:
         super().init_weights()
         if not again and not is_pretrained(self.init_cfg) and hasattr(self.upsample, "init_weights"):
             self.upsample.init_weights()
+
+    def _predict_by_feat_single(
+        self,
+        mask_preds: Tensor,
+        bboxes: Tensor,
+        labels: Tensor,
+        img_meta: dict,
+        rcnn_test_cfg: ConfigDict,
+        rescale: bool = False,
+        activate_map: bool = False,
+    ) -> Tensor:
+        """Paste masks as mmdet does; those of boxes beside the image are empty.
+
+        On a CPU mmdet ends in an error there, and detectors with queries do not clip their boxes. It rescales
+        ``bboxes``, Tensor[N, 4], in place.
+        """
+        scale = bboxes.new_tensor(img_meta["scale_factor"][:2])
+        size = bboxes.new_tensor(img_meta["ori_shape"][1::-1]) * scale
+        beside = ((bboxes[:, 2:] < 0) | (bboxes[:, :2] > size)).any(1)
+        given = bboxes[beside] / scale.repeat(2) if rescale else bboxes[beside]
+        bboxes[beside] = 0
+        masks = super()._predict_by_feat_single(
+            mask_preds, bboxes, labels, img_meta, rcnn_test_cfg, rescale, activate_map
+        )
+        bboxes[beside] = given
+        masks[beside] = 0
+        return masks
 
 
 @MODELS.register_module(force=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmdet.models.roi_heads import mask_heads
 from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
 from samples import assert_close
 
 from mmcarafe import models
@@ -178,3 +179,31 @@ def test_the_registry_has_ours_and_mmdets_class_is_as_it_was(name):
     assert parent.__module__.startswith("mmdet.")
     with pytest.raises(ValueError, match="Invalid upsample method"):
         parent(**SIZES, **HEADS[name], upsample_cfg=dict(type="CARAFE"))
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@every_head
+def test_a_mask_beside_the_image_is_empty(name, rescale):
+    """mmdet pastes on the CPU and fails there; what is beside others changes nothing for them."""
+    size = dict(scale_factor=(2.0, 0.5), ori_shape=(20, 30))
+    boxes = torch.tensor(
+        [[2.0, 1, 40, 8], [70, 1, 90, 5], [-9, -9, -4, -4], [50, 4, 90, 20], [4, 12, 20, 30]]
+    )
+    beside = torch.tensor([False, True, True, False, True])
+    logits, labels = torch.randn(5, 3, 12, 12), torch.tensor([0, 1, 2, 0, 1])
+
+    def paste(head, chosen):
+        given = boxes[chosen].clone()
+        options = ConfigDict(mask_thr_binary=0.5)
+        return head._predict_by_feat_single(
+            logits[chosen], given, labels[chosen], size, options, rescale
+        ), given
+
+    masks, rescaled = paste(build(name), slice(None))
+    expected, expected_boxes = paste(build(name, mask_heads), ~beside)
+    assert torch.equal(masks[~beside], expected) and expected.any()
+    assert torch.equal(rescaled[~beside], expected_boxes)
+    assert not masks[beside].any()
+    assert torch.equal(rescaled, boxes / torch.tensor([2, 0.5, 2, 0.5]) if rescale else boxes)
+    with pytest.raises(RuntimeError):
+        paste(build(name, mask_heads), beside)

@@ -24,6 +24,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmcarafe.apis import test_time_augmentation
+from mmcarafe.engine.hooks.distinct_visualization_hook import picture_names
 from mmcarafe.errors import InputError
 
 TEST = runpy.run_path(str(TOOLS["test.py"])) | vars(test_time_augmentation)
@@ -169,12 +170,17 @@ def images(tmp_path, monkeypatch) -> list[Path]:
 
 def test_each_image_has_a_picture_of_its_own_in_the_folder_asked_for(images, tmp_path):
     shown = tmp_path / "shown"
-    expected = [shown / name for name in ("a/val/1.png", "a/val/2.png", "b/1.png", "b/c/1.png")]
-    assert list(map(Path, written(images, dict(show_dir="shown")))) == expected
-    assert all(path.parent.is_dir() for path in expected)
+    assert written(images, dict(show_dir="shown")) == [
+        f"{shown}/{name}" for name in ("a_val_1.png", "a_val_2.png", "b_1.png", "b_c_1.png")
+    ]
     # what all images have in common is left out
     assert written(images[:2], dict(show_dir="shown")) == [f"{shown}/1.png", f"{shown}/2.png"]
-    assert written(images[2:], dict(show_dir=str(shown))) == [f"{shown}/1.png", f"{shown}/c/1.png"]
+    assert written(images[2:], dict(show_dir=str(shown))) == [f"{shown}/1.png", f"{shown}/c_1.png"]
+
+
+def test_no_two_pictures_have_one_name():
+    paths = ["x/a_b/1.png", "x/a/b_1.png", "x/_a/b_1.png", "x/1.png"]
+    assert [*picture_names(paths).values()] == ["a_b_1.png", "_a_b_1.png", "__a_b_1.png", "1.png"]
 
 
 def test_shown_in_a_window(images, tmp_path):
