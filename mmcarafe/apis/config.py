@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmdet.models import BaseDetector, SSDHead, TwoStageDetector
@@ -25,18 +26,23 @@ SSDHead.loss_cls = None  # mmdet 3.3 asks every dense head that predicts for it,
 
 def read_config(name: str, options: dict | None = None) -> Config:
     """The config in a file, or one of mmdet's by its name (mmdet::...), with --cfg-options applied."""
-    if "::" in name:
-        try:
-            cfg = get_config(name)
-        except (FileNotFoundError, ValueError) as error:
-            raise InputError(f"config {name} is not one of the package's ({error})") from error
-    elif Path(name).is_file():
-        try:
-            cfg = Config.fromfile(name)
-        except (SyntaxError, FileNotFoundError) as error:  # of its own, or of one of its _base_
-            raise InputError(f"config {name} cannot be read: {error}") from error
-    else:
+    package, shipped, _ = name.partition("::")
+    if shipped and not find_spec(package):  # mmengine would install whatever has this name
+        raise InputError(f"config {name} is of the package {package}, which is not installed")
+    if not shipped and not Path(name).is_file():
         raise InputError(f"config {name} does not exist; the ones shipped are in configs/carafe/")
+    try:
+        cfg = get_config(name) if shipped else Config.fromfile(name)
+    except ImportError as error:  # of what custom_imports names: the first of the chain says why
+        reason = error
+        while reason.__context__:
+            reason = reason.__context__
+        raise InputError(
+            f"config {name} imports a module that cannot be had ({reason}): install its package, or set "
+            "PYTHONPATH to the folder that the module is in"
+        ) from error
+    except (SyntaxError, FileNotFoundError) as error:  # of its own, or of one of its _base_
+        raise InputError(f"config {name} cannot be read: {error}") from error
     if "model" not in cfg:
         raise InputError(f"config {name} has no model: is it only a part of a config?")
     if options:

@@ -75,3 +75,12 @@ def test_nothing_is_loaded_while_a_detector_is_built():
         backbone=dict(init_cfg=None, pretrained=None), neck=dict(init_cfg=[other]), head=other,
         parts=[dict(init_cfg=None), (dict(init_cfg=other),)], teacher_ckpt=None,
     )  # fmt: skip
+
+
+def test_a_module_that_a_config_imports_and_is_not_there_is_named(tmp_path):
+    file = tmp_path / "c.py"
+    for module in ("not_installed.models", "mmdet.not_there"):
+        file.write_text(f"custom_imports = dict(imports=['{module}'], allow_failed_imports=False)")
+        missing = module.split(".models")[0]
+        with pytest.raises(InputError, match=rf"cannot be had \(No module named '{missing}'\): install"):
+            read_config(str(file))

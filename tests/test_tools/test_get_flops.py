@@ -78,10 +78,11 @@ def test_the_tool_prints_both_and_the_difference(tmp_path):
     ("args", "match"),
     [
         (["nothing.py"], "config nothing.py does not exist"),
-        (["mmdet::nothing/nothing.py"], "config mmdet::nothing/nothing.py is not one of the package's"),
+        (["mmdet::nothing/nothing.py"], "config mmdet::nothing/nothing.py cannot be read: "),
+        (["mmcls::a/b.py"], "config mmcls::a/b.py is of the package mmcls, which is not installed"),
         ([MASK_RCNN, "--cfg-options", "model.neck.upsample_cfg.type=CARAFEE"], "did you mean 'CARAFE'?"),
     ],
-    ids=["file", "package", "upsampler"],
+    ids=["file", "package_file", "package", "upsampler"],
 )
 def test_a_mistake_is_named(tmp_path, args, match):
     refused("get_flops.py", *args, cwd=tmp_path, match=match)
