@@ -87,7 +87,7 @@ setup(
     packages=find_packages(include=["mmcarafe", "mmcarafe.*"]),
     python_requires=">=3.10",
     install_requires=["torch>=2.6"],
-    package_data={"mmcarafe.ops": ["csrc/*"]},
+    package_data={"mmcarafe": ["py.typed"], "mmcarafe.ops": ["csrc/*"]},
     **cpu_kernels(),
     cmdclass={"build_py": WithConfigsAndTools, **({"build_ext": OptionalBuild} if CppExtension else {})},
     extras_require={
@@ -99,6 +99,6 @@ setup(
         "triton": ["triton>=3.4"],
         # tools/deployment/export_onnx.py
         "onnx": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
-        "tests": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff"],
+        "tests": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff", "clang-format", "codespell"],
     },
 )

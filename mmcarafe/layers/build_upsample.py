@@ -4,6 +4,7 @@
 import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import Any
 
 from mmengine.registry import MODELS, Registry
 from torch import nn
@@ -116,7 +117,7 @@ def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Regist
         ) from error
 
 
-def _lookup(kind: object, registry: Registry) -> tuple[object, Callable]:
+def _lookup(kind: Any, registry: Registry) -> tuple[Any, Callable]:
     """Return a type by its own name, whether it was given with a scope or as a class, and what builds it."""
     import mmcv.cnn  # noqa: F401  registers nearest, bilinear and deconv; the layer itself does not need mmcv
 

@@ -7,6 +7,7 @@ additions of biases, which the formula has.
 
 from collections import Counter
 from math import prod
+from typing import cast
 
 from mmengine.analysis import complexity_analysis
 from mmengine.analysis.jit_handles import get_shape
@@ -55,7 +56,7 @@ def carafe_bias_flops(layer: CARAFE, source_pixels: int = 1) -> int:
 def _count_operator(inputs: list, outputs: list) -> Counter:
     """For mmengine, which counts a multiply-add as one: k*k for each channel of each output pixel."""
     kernel_size = inputs[2].toIValue()
-    return Counter({"carafe": kernel_size**2 * prod(get_shape(outputs[0]))})
+    return Counter({"carafe": kernel_size**2 * prod(cast(list[int], get_shape(outputs[0])))})
 
 
 # mmengine has no public way to register an op for every analyzer; mmdet's get_flops.py makes one of its own

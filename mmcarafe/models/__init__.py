@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Importing this registers everything with mmdet: ``custom_imports=dict(imports=["mmcarafe.models"])``."""
 
-from mmcarafe import checkpoint, datasets, engine  # noqa: F401  register themselves
+from mmcarafe import checkpoint, datasets, engine  # register themselves
 from mmcarafe.layers import CARAFE
 from mmcarafe.utils.registry import replace_given_classes
 
@@ -28,35 +28,6 @@ from .pixel_decoders import (
 )
 from .seg_heads import FusedSemanticHead, PanopticFPNHead, SCNetSemanticHead
 
-__all__ = [
-    "BFP",
-    "CARAFE",
-    "FPG",
-    "FPN",
-    "FPN_CARAFE",
-    "HRFPN",
-    "NASFCOS_FPN",
-    "PAFPN",
-    "YOLOXPAFPN",
-    "BoxInstMaskHead",
-    "CSPNeXtPAFPN",
-    "CondInstMaskHead",
-    "DynamicMaskHead",
-    "FCNMaskHead",
-    "FPN_DropBlock",
-    "FusedSemanticHead",
-    "HTCMaskHead",
-    "MSDeformAttnPixelDecoder",
-    "MaskFormerHead",
-    "PanopticFPNHead",
-    "PixelDecoder",
-    "RTMDetInsHead",
-    "RTMDetInsSepBNHead",
-    "SCNetMaskHead",
-    "SCNetSemanticHead",
-    "SOLOV2Head",
-    "TransformerEncoderPixelDecoder",
-    "YOLOV3Neck",
-]
+__all__ = [name for name, value in vars().items() if isinstance(value, type)]
 
 replace_given_classes()

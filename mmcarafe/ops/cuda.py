@@ -67,7 +67,7 @@ def choose(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: int
                 "without MMCARAFE_CUDA and use_implementation another one is chosen"
             )
         return name
-    reasons = []
+    reasons, name = [], "reference"
     for name in ORDER.get(tensors[0].dtype, ("reference",)):
         reason = IMPLEMENTATIONS[name].why_not(op, tensors, k, groups, scale)
         if reason is None:

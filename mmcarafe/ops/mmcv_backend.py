@@ -9,6 +9,7 @@ and a block's share of the masks has to fit in 48 KB of shared memory.
 
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +23,11 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @cache
-def _extension():
-    """mmcv's compiled module, or why there is none. Imports mmcv, so only where a CUDA tensor asks for it."""
+def _extension() -> Any:
+    """Return mmcv's compiled module, or why there is none.
+
+    It imports mmcv, and is called only where a CUDA tensor asks for it.
+    """
     try:
         extension = import_module("mmcv._ext")
     except Exception as error:  # whatever an installation that does not fit raises, there are other kernels

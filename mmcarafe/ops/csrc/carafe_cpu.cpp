@@ -60,7 +60,8 @@ Type type_of(const Tensor& t) {
     case at::kHalf:
       return Type::f16;
     default:
-      TORCH_CHECK_TYPE(false, "mmcarafe: expected float16, bfloat16, float32 or float64, got ", t.scalar_type());
+      TORCH_CHECK_TYPE(false, "mmcarafe: expected float16, bfloat16, float32 or float64, got ",
+                       t.scalar_type());
   }
 }
 
@@ -99,9 +100,10 @@ void check(const Tensor& small, const Tensor& large, const Tensor& masks, int64_
   TORCH_CHECK_TYPE(small.scalar_type() == masks.scalar_type() && large.scalar_type() == masks.scalar_type(),
                    "mmcarafe: tensors of one dtype expected");
   TORCH_CHECK_VALUE(masks.size(0) == small.size(0) && masks.size(1) == product(G, product(k, k)) &&
-                        masks.size(2) == product(s, small.size(2)) && masks.size(3) == product(s, small.size(3)) &&
-                        large.size(0) == small.size(0) && large.size(1) == small.size(1) &&
-                        large.size(2) == masks.size(2) && large.size(3) == masks.size(3),
+                        masks.size(2) == product(s, small.size(2)) &&
+                        masks.size(3) == product(s, small.size(3)) && large.size(0) == small.size(0) &&
+                        large.size(1) == small.size(1) && large.size(2) == masks.size(2) &&
+                        large.size(3) == masks.size(3),
                     "mmcarafe: sizes do not fit each other");
 }
 
@@ -109,10 +111,10 @@ Sizes sizes_of(const Tensor& small, int64_t k, int64_t G, int64_t s) {
   return {small.size(0), small.size(1), small.size(2), small.size(3), k, G, s};
 }
 
-// A fresh output of 69 MB costs as much in page faults as in arithmetic; huge pages take one fault in 512. A virtual
-// machine whose host has taken free memory back waits for it, though, and longest for huge pages. So they are asked
-// for one by one and touched at once; in a large output, whose pages go back to the host before the next call, a
-// thread that has waited too long leaves the rest to the system.
+// A fresh output of 69 MB costs as much in page faults as in arithmetic; huge pages take one fault in 512. A
+// virtual machine whose host has taken free memory back waits for it, though, and longest for huge pages. So
+// they are asked for one by one and touched at once; in a large output, whose pages go back to the host
+// before the next call, a thread that has waited too long leaves the rest to the system.
 void take_huge_pages(Tensor& t) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   using clock = std::chrono::steady_clock;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The three kernels for channels-last tensors: lanes lie along the channels, so that a source pixel's vectors are
-// read once for all s*s sub-pixels. Masks are channels-last too: the k*k weights of an output pixel are adjacent.
+// The three kernels for channels-last tensors: lanes lie along the channels, so that a source pixel's vectors
+// are read once for all s*s sub-pixels. Masks are channels-last too: the k*k weights of an output pixel are
+// adjacent.
 
 namespace mmcarafe::MMCARAFE_VARIANT {
 
@@ -12,12 +13,12 @@ constexpr int kColumns = MMCARAFE_VECTOR_BYTES == 64 ? 4 : 2;
 // One of the taps that reach from a source pixel to another inside the map.
 template <typename S>
 struct Tap {
-  const S* pixel;   // channels of the other pixel
-  int64_t t;        // index of the tap in a kernel
+  const S* pixel;  // channels of the other pixel
+  int64_t t;       // index of the tap in a kernel
 };
 
-// Calls body(first channel, std::integral_constant<int, V>) for blocks of V vectors, and V = 0 for single channels
-// at the end.
+// Calls body(first channel, std::integral_constant<int, V>) for blocks of V vectors, and V = 0 for single
+// channels at the end.
 template <typename A, typename Body>
 MMCARAFE_INLINE void for_channels(int64_t begin, int64_t end, Body body) {
   constexpr int64_t L = kLanes<A>;
@@ -29,7 +30,8 @@ MMCARAFE_INLINE void for_channels(int64_t begin, int64_t end, Body body) {
 
 // out[b][c] = sum over taps of weights[b][t] * pixel[c], B sub-pixels.
 template <typename S, typename A, int B, int V>
-MMCARAFE_INLINE void blend(S* const* out, const Tap<S>* taps, int64_t count, const S* const* weights, int64_t c) {
+MMCARAFE_INLINE void blend(S* const* out, const Tap<S>* taps, int64_t count, const S* const* weights,
+                           int64_t c) {
   if constexpr (V == 0) {
     for (int b = 0; b < B; ++b) {
       A sum = 0;
@@ -57,7 +59,8 @@ MMCARAFE_INLINE void blend(S* const* out, const Tap<S>* taps, int64_t count, con
 }
 
 template <typename S, int B>
-void forward_last(const Sizes& z, const void* first, const void* second, void* result, int64_t begin, int64_t end) {
+void forward_last(const Sizes& z, const void* first, const void* second, void* result, int64_t begin,
+                  int64_t end) {
   using A = Acc<S>;
   const S* features = static_cast<const S*>(first);
   const S* masks = static_cast<const S*>(second);
@@ -108,7 +111,8 @@ S collect_one(const S* grad, const S* masks, const Sizes& z, int64_t y, int64_t 
   return static_cast<S>(sum);
 }
 
-// sum[t][v]: gradient of source pixels (y, x + t), from the sub-pixels of the rows and columns that reach them.
+// sum[t][v]: gradient of source pixels (y, x + t), from the sub-pixels of the rows and columns that reach
+// them.
 template <typename S, int K, int X, int V>
 MMCARAFE_INLINE void collect_last(S* out, const S* grad, const S* masks, const Sizes& z, int64_t y, int64_t x,
                                   int64_t g, int64_t c) {
@@ -164,7 +168,8 @@ void grad_features_last(const Sizes& z, const void* first, const void* second, v
   }
 }
 
-// Gradient of the masks: dot products over a group's channels of B sub-pixels with D neighbouring source pixels.
+// Gradient of the masks: dot products over a group's channels of B sub-pixels with D neighbouring source
+// pixels.
 template <typename S, int B, int D>
 MMCARAFE_INLINE void dots(S* const* out, const S* const* grads, const S* pixel, int64_t C, int64_t step) {
   using A = Acc<S>;
@@ -187,7 +192,8 @@ MMCARAFE_INLINE void dots(S* const* out, const S* const* grads, const S* pixel, 
   for (int b = 0; b < B; ++b)
     for (int d = 0; d < D; ++d) {
       A total = totals[b * D + d];
-      for (int64_t i = c; i < C; ++i) total += static_cast<A>(grads[b][i]) * static_cast<A>(pixel[d * step + i]);
+      for (int64_t i = c; i < C; ++i)
+        total += static_cast<A>(grads[b][i]) * static_cast<A>(pixel[d * step + i]);
       out[b][d] = static_cast<S>(total);
     }
 }

@@ -6,11 +6,11 @@ namespace mmcarafe::MMCARAFE_VARIANT {
 // Channels whose part of a block of source pixels stays in the first-level cache.
 constexpr int64_t kCachedChannels = 32;
 
-// Sums of products over count channels, of B sub-pixels with D neighbours to the right; to is [D][B][L], added to
-// what is there where more is set.
+// Sums of products over count channels, of B sub-pixels with D neighbours to the right; to is [D][B][L],
+// added to what is there where more is set.
 template <typename A, int D, int B>
-MMCARAFE_INLINE void correlate(A* to, int64_t step, bool more, const A* g, int64_t subpixel, int64_t g_channel,
-                               const A* row, int64_t row_channel, int64_t count) {
+MMCARAFE_INLINE void correlate(A* to, int64_t step, bool more, const A* g, int64_t subpixel,
+                               int64_t g_channel, const A* row, int64_t row_channel, int64_t count) {
   constexpr int64_t L = kLanes<A>;
   Vector<A> sum[D][B] = {};
   if (more)
@@ -31,10 +31,11 @@ MMCARAFE_INLINE void correlate(A* to, int64_t step, bool more, const A* g, int64
     for (int b = 0; b < B; ++b) store(to + d * step + b * L, sum[d][b]);
 }
 
-// Gradient of the masks, one source row (n, g, y) an item: D taps of one kernel row and B sub-pixels are summed
-// over the channels at a time.
+// Gradient of the masks, one source row (n, g, y) an item: D taps of one kernel row and B sub-pixels are
+// summed over the channels at a time.
 template <typename S, int D, int B>
-void grad_masks(const Sizes& z, const void* first, const void* second, void* result, int64_t begin, int64_t end) {
+void grad_masks(const Sizes& z, const void* first, const void* second, void* result, int64_t begin,
+                int64_t end) {
   using A = Acc<S>;
   constexpr int64_t L = kLanes<A>;
   const S* grad = static_cast<const S*>(first);
@@ -42,8 +43,8 @@ void grad_masks(const Sizes& z, const void* first, const void* second, void* res
   S* out = static_cast<S*>(result);
   const int64_t kk = z.k * z.k, ss = z.s * z.s, plane = z.H * z.W, Cg = z.C / z.G, blocks = (z.W + L - 1) / L;
   const int64_t width = blocks * L, chunk = Cg < kCachedChannels ? Cg : kCachedChannels;
-  Buffer<A> g(chunk * ss * width);            // [channel][sub-pixel][x]
-  Buffer<A> sums(blocks * kk * ss * L);       // [block][tap][sub-pixel][lane]
+  Buffer<A> g(chunk * ss * width);       // [channel][sub-pixel][x]
+  Buffer<A> sums(blocks * kk * ss * L);  // [block][tap][sub-pixel][lane]
   SourceRows<A, S> source(Cg, z);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t y = item % z.H, ng = item / z.H;
@@ -51,7 +52,8 @@ void grad_masks(const Sizes& z, const void* first, const void* second, void* res
     for (int64_t c = 0; c < Cg; c += chunk) {
       const int64_t count = Cg - c < chunk ? Cg - c : chunk;
       for (int64_t i = 0; i < count; ++i)
-        split_subpixels(g + i * ss * width, width, width, grad + (ng * Cg + c + i) * ss * plane + y * ss * z.W, 0, z);
+        split_subpixels(g + i * ss * width, width, width,
+                        grad + (ng * Cg + c + i) * ss * plane + y * ss * z.W, 0, z);
       for (int64_t block = 0; block < blocks; ++block) {
         // while this block is summed, fetch a part of what the next channels need
         for (int64_t i = c + chunk + block; i < Cg && i < c + 2 * chunk; i += blocks)
@@ -60,7 +62,8 @@ void grad_masks(const Sizes& z, const void* first, const void* second, void* res
           for (int64_t b = 0; b < ss; b += B) {
             A* total = sums + ((block * kk + t) * ss + b) * L;
             correlate<A, D, B>(total, ss * L, c > 0, g + b * width + block * L, width, ss * width,
-                               source.row(t / z.k) + c * source.stride() + block * L + t % z.k, source.stride(), count);
+                               source.row(t / z.k) + c * source.stride() + block * L + t % z.k,
+                               source.stride(), count);
           }
       }
     }
@@ -78,7 +81,8 @@ void grad_masks(const Sizes& z, const void* first, const void* second, void* res
 // sum[c][t]: gradient of source row y + t, from the output gradients of source rows y - r .. y + T - 1 + r.
 // g holds [C][T + k - 1][s*s][width], packed [T + k - 1][T][k][s*s][L].
 template <typename A, int K, int T, int C>
-MMCARAFE_INLINE void collect(Vector<A> (&sum)[C][T], const A* g, int64_t width, const A* packed, const Sizes& z) {
+MMCARAFE_INLINE void collect(Vector<A> (&sum)[C][T], const A* g, int64_t width, const A* packed,
+                             const Sizes& z) {
   constexpr int64_t L = kLanes<A>;
   const int64_t k = K ? K : z.k, ss = z.s * z.s, sources = T + k - 1;
   for (int c = 0; c < C; ++c)
@@ -89,8 +93,7 @@ MMCARAFE_INLINE void collect(Vector<A> (&sum)[C][T], const A* g, int64_t width, 
       for (int64_t b = 0; b < ss; ++b) {
         Vector<A> v[C];
 #pragma GCC unroll 8
-        for (int c = 0; c < C; ++c)
-          v[c] = load(g + ((c * sources + p) * ss + b) * width + k - 1 - dx);
+        for (int c = 0; c < C; ++c) v[c] = load(g + ((c * sources + p) * ss + b) * width + k - 1 - dx);
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) {
           if (p - t < 0 || p - t >= k) continue;  // source row y + p - r lies outside the kernel of row y + t
@@ -151,7 +154,8 @@ void grad_features(const Sizes& z, const void* first, const void* second, void* 
           if (source < 0 || source >= z.H)
             __builtin_memset(to, 0, ss * width * sizeof(A));
           else
-            split_subpixels(to, width, width, grad + (ng * Cg + c + i) * ss * plane + source * ss * z.W, -r, z);
+            split_subpixels(to, width, width, grad + (ng * Cg + c + i) * ss * plane + source * ss * z.W, -r,
+                            z);
         }
       for (int64_t block = 0; block < blocks; ++block) {
         // while this block is summed, fetch a part of what the next channels need
@@ -164,7 +168,8 @@ void grad_features(const Sizes& z, const void* first, const void* second, void* 
         collect<A, K, T, CB>(sum, g + block * L, width, packed + block * block_masks, z);
         for (int64_t i = 0; i < count; ++i)
           for (int64_t t = 0; t < T && y + t < z.H; ++t)
-            store_lanes<S, A>(out + (ng * Cg + c + i) * plane + (y + t) * z.W + block * L, sum[i][t], z.W - block * L);
+            store_lanes<S, A>(out + (ng * Cg + c + i) * plane + (y + t) * z.W + block * L, sum[i][t],
+                              z.W - block * L);
       }
     }
   }

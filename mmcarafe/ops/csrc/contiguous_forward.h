@@ -85,7 +85,8 @@ MMCARAFE_INLINE void join_subpixels(S* out, const Vector<A> (&v)[B], int64_t b0,
   }
 }
 
-// The k source rows around row y of some maps, converted and with zeros around them, kept from one y to the next.
+// The k source rows around row y of some maps, converted and with zeros around them, kept from one y to the
+// next.
 template <typename A, typename S>
 class SourceRows {
  public:
@@ -150,7 +151,8 @@ MMCARAFE_INLINE void reassemble(Vector<A> (&sum)[C][B], const A* const* rows, in
 }
 
 template <typename S, int K, int B>
-void forward(const Sizes& z, const void* first, const void* second, void* result, int64_t begin, int64_t end) {
+void forward(const Sizes& z, const void* first, const void* second, void* result, int64_t begin,
+             int64_t end) {
   using A = Acc<S>;
   constexpr int64_t L = kLanes<A>;
   constexpr int CB = kBlockChannels;

@@ -48,10 +48,16 @@ inline int64_t item_count(Op op, Layout layout, const Sizes& z) {
   }
 }
 
-namespace baseline { Range find(Op, Type, Layout, const Sizes&); }
+namespace baseline {
+Range find(Op, Type, Layout, const Sizes&);
+}
 #ifdef MMCARAFE_X86
-namespace avx2 { Range find(Op, Type, Layout, const Sizes&); }
-namespace avx512 { Range find(Op, Type, Layout, const Sizes&); }
+namespace avx2 {
+Range find(Op, Type, Layout, const Sizes&);
+}
+namespace avx512 {
+Range find(Op, Type, Layout, const Sizes&);
+}
 #endif
 
 }  // namespace mmcarafe

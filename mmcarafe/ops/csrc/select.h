@@ -19,7 +19,7 @@ Range select(Op op, Layout layout, int64_t s) {
       if (last) return ss % G == 0 ? grad_masks_last<S, G, D> : grad_masks_last<S, 1, D>;
       return ss % G == 0 ? grad_masks<S, D, G> : grad_masks<S, D, 1>;
     default:
-      return last ? grad_features_last<S, K, K ? kColumns : 1> : grad_features<S, K, K ? kRows : 1>;
+      return last ? grad_features_last < S, K, K ? kColumns : 1 > : grad_features < S, K, K ? kRows : 1 > ;
   }
 }
 

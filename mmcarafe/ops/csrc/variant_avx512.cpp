@@ -1,26 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiled for avx512 whatever the build machine has; called only where the processor has it.
-#include "kernels.h"
-
 #include <new>
 #include <type_traits>
 #include <utility>
 
+#include "kernels.h"
+
 #ifdef MMCARAFE_X86
 // after the system's headers: their inline functions must stay runnable everywhere
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+                             apply_to = function)
 #else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #endif
 
 #define MMCARAFE_VARIANT avx512
 #define MMCARAFE_VECTOR_BYTES 64
-#include "vector.h"
-#include "contiguous_forward.h"
-#include "contiguous_backward.h"
 #include "channels_last.h"
+#include "contiguous_backward.h"
+#include "contiguous_forward.h"
 #include "select.h"
+#include "vector.h"
 
 #ifdef __clang__
 #pragma clang attribute pop
