@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from unittest.mock import patch
 
+from mmengine.utils import ManagerMixin
+
 ROOT = Path(__file__).parents[2]
 TOOLS = {
     path.name: path
@@ -51,6 +53,8 @@ def tool(name: str, *args, cwd: Path, check: bool = True, gpu: bool = False) -> 
 def call(name: str, *args, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
     """Run a command in this process, which saves the time of importing torch and mmdet."""
     out, err, status = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO(), 0
+    for kind in _below(ManagerMixin):  # a process begins without loggers, scopes and visualizers
+        kind._instance_dict.clear()
     with (
         _inside(cwd),
         contextlib.redirect_stdout(out),
@@ -68,6 +72,10 @@ def call(name: str, *args, cwd: Path, check: bool = True) -> subprocess.Complete
     if check and status != 0:
         raise AssertionError(f"{name} failed:\n{stdout[-3000:]}\n{err.getvalue()[-3000:]}")
     return subprocess.CompletedProcess([name, *args], status, stdout, err.getvalue())
+
+
+def _below(kind: type) -> list[type]:
+    return [other for child in kind.__subclasses__() for other in (child, *_below(child))]
 
 
 @contextlib.contextmanager

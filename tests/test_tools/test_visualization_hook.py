@@ -4,7 +4,7 @@
 import cv2
 import pytest
 import torch
-from commands import CONFIG, SMALL, TWIN, tool
+from commands import CONFIG, SMALL, TWIN, call, tool
 
 from mmcarafe.engine import CARAFEVisualizationHook
 
@@ -18,16 +18,16 @@ NAMES = ("trace", "kernels", "entropy", "features")
 def config(toy, tmp_path):
     """Writes a config that changes the embedded one."""
 
-    def write(text: str):
+    def write(text: str, base=CONFIG):
         path = tmp_path / f"changed{len(list(tmp_path.glob('*.py')))}.py"
-        path.write_text(f"_base_ = {str(CONFIG)!r}\n{text}")
+        path.write_text(f"_base_ = {str(base)!r}\n{text}")
         return path
 
     return write
 
 
 def train(config, work_dir, cwd, *options):
-    tool("train.py", config, "--work-dir", work_dir, "--cfg-options", *TWO_EPOCHS, *options, cwd=cwd)
+    call("train.py", config, "--work-dir", work_dir, "--cfg-options", *TWO_EPOCHS, *options, cwd=cwd)
 
 
 def pictures(work_dir) -> set[str]:
@@ -36,30 +36,31 @@ def pictures(work_dir) -> set[str]:
     return {path.name for path in found}
 
 
+@pytest.fixture(scope="module")
+def without(toy, tmp_path_factory) -> dict:
+    """The weights of a training without the hook; whether it is validated changes none."""
+    work_dir = tmp_path_factory.mktemp("without")
+    train(CONFIG, work_dir, toy)
+    assert pictures(work_dir) == set()
+    return torch.load(work_dir / "epoch_2.pth", weights_only=True)["state_dict"]
+
+
 @pytest.mark.parametrize(
     ("settings", "options", "steps"),
-    [("", "", (3, 6)), (NO_VALIDATION, "interval=2, by_epoch=False", (2, 4, 6))],
-    ids=["validation", "iterations"],
+    [
+        ("", "", (3, 6)),
+        (NO_VALIDATION, "interval=2, points=[(40, 60)]", (6,)),
+        (NO_VALIDATION, "interval=4, by_epoch=False, points=[(40, 60)]", (4,)),
+    ],
+    ids=["validation", "epochs", "iterations"],
 )
-def test_training_goes_on_as_without_the_hook(config, toy, tmp_path, settings, options, steps):
-    train(config(settings), tmp_path / "without", toy)
-    train(config(settings + HOOK.format(options)), tmp_path / "with", toy)
-    without, having = (
-        torch.load(tmp_path / name / "epoch_2.pth", weights_only=True)["state_dict"]
-        for name in ("without", "with")
-    )
+def test_training_goes_on_as_without_the_hook(config, without, toy, tmp_path, settings, options, steps):
+    train(config(settings + HOOK.format(options)), tmp_path, toy)
+    having = torch.load(tmp_path / "epoch_2.pth", weights_only=True)["state_dict"]
     assert without.keys() == having.keys()
     for name, value in without.items():
         assert torch.equal(value, having[name]), name
-    assert pictures(tmp_path / "without") == set()
-    assert pictures(tmp_path / "with") == {
-        f"carafe_neck_{name}_{step}.png" for name in NAMES for step in steps
-    }
-
-
-def test_without_validation_it_counts_epochs(config, toy, tmp_path):
-    train(config(NO_VALIDATION + HOOK.format("interval=2")), tmp_path / "work", toy)
-    assert pictures(tmp_path / "work") == {f"carafe_neck_{name}_6.png" for name in NAMES}
+    assert pictures(tmp_path) == {f"carafe_neck_{name}_{step}.png" for name in NAMES for step in steps}
 
 
 def test_pictures_are_in_tensorboard(config, toy, tmp_path):
@@ -76,6 +77,7 @@ def test_pictures_are_in_tensorboard(config, toy, tmp_path):
     assert event.width > 800
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_wait_for_each_other(config, toy, tmp_path):
     tool("dist_train.sh", config(HOOK.format("")), 2, "--work-dir", tmp_path / "work",
          "--cfg-options", *TWO_EPOCHS, cwd=toy)  # fmt: skip
@@ -83,20 +85,21 @@ def test_two_processes_do_not_wait_for_each_other(config, toy, tmp_path):
     assert (tmp_path / "work/epoch_2.pth").is_file()
 
 
-def test_a_mistake_is_named(toy, tmp_path):
+@pytest.mark.parametrize(
+    ("base", "module", "match"),
+    [
+        (TWIN, "neck", "the model has no CARAFE module; leave the hook out"),
+        (CONFIG, "nek", "module: expected the beginning of one of neck.upsample"),
+    ],
+    ids=["no_module", "unknown"],
+)
+def test_a_module_that_is_not_there_is_named(config, toy, tmp_path, base, module, match):
+    hook = HOOK.format("").replace("neck", module)
+    changed = config(hook, base)
+    with pytest.raises(ValueError, match=match):
+        call("train.py", changed, "--work-dir", tmp_path, "--cfg-options", *SMALL, cwd=toy)
+
+
+def test_an_interval_is_1_or_more():
     with pytest.raises(ValueError, match="interval: expected 1 or more, got 0"):
         CARAFEVisualizationHook(interval=0)
-    for base, hook, match in (
-        (TWIN, HOOK.format(""), "the model has no CARAFE module; leave the hook out"),
-        (
-            CONFIG,
-            HOOK.format("").replace("neck", "nek"),
-            "module: expected the beginning of one of neck.upsample",
-        ),
-    ):
-        changed = tmp_path / "changed.py"
-        changed.write_text(f"_base_ = {str(base)!r}\n{hook}")
-        options = ("--work-dir", tmp_path, "--cfg-options", *SMALL)
-        result = tool("train.py", changed, *options, cwd=toy, check=False)
-        assert match in result.stderr
-        assert result.returncode != 0
