@@ -16,17 +16,17 @@ FEW = 5000
 
 
 def _flat(outputs: Tensor, channels: int) -> Tensor:
-    """Tensor[N, A * channels, H, W] to Tensor[N, H * W * A, channels]."""
+    """Turn Tensor[N, A * channels, H, W] into Tensor[N, H * W * A, channels]."""
     return outputs.permute(0, 2, 3, 1).reshape(outputs.shape[0], -1, channels)
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """Rows of each image: x is Tensor[N, A, D], index is Tensor[N, K]."""
+    """Take rows of each image: x is Tensor[N, A, D], index is Tensor[N, K]."""
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
 def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best of Tensor[N, A], A unknown and maybe less: what is missing has a score of -1, index 0."""
+    """Find the k best of Tensor[N, A], A unknown and maybe less; what is missing has score -1, index 0."""
     best, index = F.pad(scores, (0, k), value=-1.0).topk(k)
     return best, index.where(best >= 0, 0)
 
@@ -36,7 +36,7 @@ def _scores(head: nn.Module, logits: Tensor) -> Tensor:
 
 
 def _decode(head: nn.Module, priors: Tensor, deltas: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes, Tensor[N, K, 4], of the rows of a batch; the coders take one list of them."""
+    """Decode boxes, Tensor[N, K, 4], of the rows of a batch; the coders take one list of them."""
     flat = head.bbox_coder.decode(priors.flatten(0, 1), deltas.flatten(0, 1), max_shape=size)
     return flat.view(deltas.shape[0], -1, 4)
 
@@ -47,7 +47,7 @@ def _priors(head: nn.Module, maps: list[Tensor], **kwargs) -> list[Tensor]:
 
 
 def dense_candidates(head: nn.Module, outputs: tuple, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes, scores and labels of the ``nms_pre`` best pairs of anchor and class of each level."""
+    """Return boxes, scores and labels of the ``nms_pre`` best pairs of anchor and class of each level."""
     cfg, k = head.test_cfg, head.test_cfg.nms_pre
     if len(outputs) == 2:
         outputs = (*outputs, [None] * len(outputs[0]))
@@ -74,7 +74,7 @@ def dense_candidates(head: nn.Module, outputs: tuple, size: tuple[int, int]) -> 
 
 
 def rpn_candidates(head: nn.Module, outputs: tuple, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes, scores and levels of the ``nms_pre`` best anchors of each level (RPN)."""
+    """Return boxes, scores and levels of the ``nms_pre`` best anchors of each level (RPN)."""
     found = []
     for level, (logits, deltas, priors) in enumerate(zip(*outputs, _priors(head, outputs[0]), strict=True)):
         scores = _scores(head, _flat(logits, head.cls_out_channels)).squeeze(-1)
@@ -87,7 +87,7 @@ def rpn_candidates(head: nn.Module, outputs: tuple, size: tuple[int, int]) -> tu
 
 
 def yolox_candidates(head: nn.Module, outputs: tuple, size: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Boxes, scores and labels of every location (YOLOX: one class each, boxes are not clipped)."""
+    """Return boxes, scores and labels of every location (YOLOX: one class each, boxes are not clipped)."""
     logits, deltas, objectness = (
         torch.cat([_flat(x, channels) for x in maps], 1)
         for maps, channels in zip(outputs, (head.cls_out_channels, 4, 1), strict=True)
@@ -99,7 +99,7 @@ def yolox_candidates(head: nn.Module, outputs: tuple, size: tuple[int, int]) -> 
 
 
 def _not_small(boxes: Tensor, scores: Tensor, cfg: ConfigDict) -> Tensor:
-    """Scores, 0 where a side is not longer than ``min_bbox_size``."""
+    """Return scores, 0 where a side is not longer than ``min_bbox_size``."""
     least = cfg.get("min_bbox_size", -1)
     if least < 0:
         return scores
@@ -108,7 +108,7 @@ def _not_small(boxes: Tensor, scores: Tensor, cfg: ConfigDict) -> Tensor:
 
 
 def rois_of(boxes: Tensor) -> Tensor:
-    """Tensor[N, D, 4] to RoIs, Tensor[N * D, 5], with the number of the image in front."""
+    """Turn Tensor[N, D, 4] into RoIs, Tensor[N * D, 5], with the number of the image in front."""
     image = torch.arange(boxes.shape[0], dtype=boxes.dtype, device=boxes.device).view(-1, 1, 1)
     return torch.cat([image.expand(-1, boxes.shape[1], -1), boxes], -1).flatten(0, 1)
 
@@ -116,7 +116,7 @@ def rois_of(boxes: Tensor) -> Tensor:
 def roi_candidates(
     head: nn.Module, levels: tuple, proposals: Tensor, objectness: Tensor, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes, scores and labels of every pair of proposal and class."""
+    """Return boxes, scores and labels of every pair of proposal and class."""
     batch = proposals.shape[0]
     rois = rois_of(proposals)
     found = head._bbox_forward(levels, rois)

@@ -84,7 +84,7 @@ class Preprocessed(nn.Module):
         self.register_buffer("std", getattr(preprocessor, "std", torch.ones(1)).view(1, -1, 1, 1))
 
     def levels(self, image: Tensor) -> tuple[Tensor, ...]:
-        """The neck's maps of images, Tensor[N, C, H, W], BGR or grey from 0 to 255."""
+        """Compute the neck's maps of images, Tensor[N, C, H, W], BGR or grey from 0 to 255."""
         image = image.flip(1) if self.flip else image
         return self.neck(self.backbone((image - self.mean) / self.std))
 
@@ -126,7 +126,7 @@ class OneStage(Preprocessed):
         _check(head, "nms_pre", "max_per_img")
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Detections of images, Tensor[N, C, H, W], BGR or grey from 0 to 255.
+        """Detect in images, Tensor[N, C, H, W], BGR or grey from 0 to 255.
 
         Returns:
             tuple: boxes, Tensor[N, D, 4] as (x1, y1, x2, y2) in pixels of the input; scores, Tensor[N, D],
@@ -165,7 +165,7 @@ class TwoStage(Preprocessed):
         self.outputs = ("boxes", "scores", "labels") + ("masks",) * self.roi_head.with_mask
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Detections as :meth:`OneStage.forward` gives them, and masks where the detector has them.
+        """Detect as :meth:`OneStage.forward` does, with masks where the detector has them.
 
         Returns:
             tuple: boxes, scores, labels, and masks, Tensor[N, D, h, w]: probabilities on a grid of
@@ -186,12 +186,12 @@ class TwoStage(Preprocessed):
 
 
 def whole(detector: nn.Module) -> OneStage | TwoStage:
-    """The detector with its post-processing; UnsupportedError where that cannot be exported."""
+    """Return the detector with its post-processing; raise UnsupportedError where that cannot be exported."""
     return (TwoStage if isinstance(detector, TwoStageDetector) else OneStage)(detector)
 
 
 def _check_selection(head: nn.Module, base: type, *methods: str) -> None:
-    """UnsupportedError unless the methods that select boxes are those of this class."""
+    """Raise UnsupportedError unless the methods that select boxes are those of this class."""
     if any(getattr(type(head), name, None) is not getattr(base, name) for name in methods):
         raise UnsupportedError(
             f"boxes of {type(head).__name__} are selected in a way of its own, which is not exported"
@@ -199,7 +199,7 @@ def _check_selection(head: nn.Module, base: type, *methods: str) -> None:
 
 
 def _check_extractor(name: str, extractor: nn.Module) -> None:
-    """UnsupportedError unless RoIs are taken out as mmdet's SingleRoIExtractor does, by RoIAlign."""
+    """Raise UnsupportedError unless RoIs are taken out by RoIAlign, as mmdet's SingleRoIExtractor does."""
     layer = extractor.roi_layers[0]
     if not isinstance(extractor, SingleRoIExtractor) or getattr(layer, "pool_mode", "") != "avg":
         raise UnsupportedError(
@@ -209,7 +209,7 @@ def _check_extractor(name: str, extractor: nn.Module) -> None:
 
 
 def _check(head: nn.Module, *needed: str) -> None:
-    """UnsupportedError unless the head's settings are among those that are exported."""
+    """Raise UnsupportedError unless the head's settings are among those that are exported."""
     cfg, nms = head.test_cfg, dict(head.test_cfg.nms)
     unknown = set(nms) - {"type", "iou_threshold", "class_agnostic", "split_thr"}
     if nms.get("type", "nms") != "nms" or unknown:

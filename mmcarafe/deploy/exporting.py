@@ -19,7 +19,7 @@ MAX_IN_ONE_FILE = 1.9e9  # bytes of weights; a protocol buffer ends at 2 GiB
 
 
 def program_of(part: Part, dynamic: bool) -> ExportedProgram:
-    """The module as torch.export sees it; ``dynamic``: for any batch and any size in steps of 32 pixels."""
+    """Export a module with torch.export; ``dynamic``: for any batch and any size in steps of 32 pixels."""
     shapes = None
     if dynamic:
         batch = Dim("batch", min=1)

@@ -61,7 +61,7 @@ def _deform_conv2d(x, offset, weight, stride, padding, dilation, groups: int, de
 
 
 def translation_table() -> dict[Callable, Callable]:
-    """:func:`mmcarafe.ops.onnx.translation_table` and what mmdet's detectors need besides."""
+    """Return :func:`mmcarafe.ops.onnx.translation_table` and what mmdet's detectors need besides."""
     ops = torch.ops.mmcarafe
     return onnx.translation_table() | {
         ops.nms_scores.default: _nms_scores,

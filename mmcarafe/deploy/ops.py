@@ -22,7 +22,7 @@ _DEFORM_CONV = ("mmcv.ops.deform_conv", "mmdet.models.dense_heads.tood_head")
 
 @torch.library.custom_op("mmcarafe::nms_scores", mutates_args=())
 def nms_scores(boxes: Tensor, scores: Tensor, iou_threshold: float, most: int) -> Tensor:
-    """Scores, Tensor[N, K], of the first ``most`` boxes, Tensor[N, K, 4], that survive; 0 of the others."""
+    """Return scores, Tensor[N, K], of the first ``most`` boxes, Tensor[N, K, 4], that survive; else 0."""
     kept = torch.zeros_like(scores)
     for image in range(len(boxes)):
         (valid,) = torch.where(scores[image] > 0)
@@ -53,7 +53,7 @@ def _roi_align_levels(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """Each RoI, Tensor[K, 5], from the map of its level: Tensor[K, C, *size]."""
+    """Align each RoI, Tensor[K, 5], on the map of its level: Tensor[K, C, *size]."""
     out = maps[0].new_zeros(rois.shape[0], maps[0].shape[1], *size)
     for i, (x, scale) in enumerate(zip(maps, scales, strict=True)):
         (index,) = torch.where(levels == i)
@@ -95,13 +95,13 @@ def _(x, offset, weight, stride, padding, dilation, groups, deform_groups):
 def _deform_conv2d_as_op(
     x, offset, weight, stride=1, padding=0, dilation=1, groups=1, deform_groups=1, *unused
 ):
-    """mmcv's function as the op."""
+    """Call the op in place of mmcv's function."""
     pairs = [list(_pair(value)) for value in (stride, padding, dilation)]
     return _deform_conv2d(x, offset, weight, *pairs, groups, deform_groups)
 
 
 def _extract_as_op(self: SingleRoIExtractor, maps: tuple[Tensor, ...], rois: Tensor, roi_scale_factor=None):
-    """mmdet's extractor as the op."""
+    """Call the op in place of mmdet's extractor."""
     layer = self.roi_layers[0]
     if roi_scale_factor is not None or layer.pool_mode != "avg":
         raise ValueError("RoIs are exported with average pooling and without a roi_scale_factor")
@@ -118,7 +118,7 @@ def _extract_as_op(self: SingleRoIExtractor, maps: tuple[Tensor, ...], rois: Ten
 
 @contextmanager
 def exportable() -> Iterator[None]:
-    """While active, detectors use these ops, which torch.export can put into a graph."""
+    """Let detectors use these ops, which torch.export can put into a graph, while it is active."""
     places = [(importlib.import_module(name), "deform_conv2d", _deform_conv2d_as_op) for name in _DEFORM_CONV]
     places.append((SingleRoIExtractor, "forward", _extract_as_op))
     originals = [getattr(owner, name) for owner, name, _ in places]

@@ -25,12 +25,12 @@ class Part(NamedTuple):
 
     @property
     def takes_images(self) -> bool:
-        """Whether the input is an image, from 0 to 255."""
+        """Tell whether the input is an image, from 0 to 255."""
         return isinstance(self.module, Preprocessed)
 
     @property
     def takes_levels(self) -> bool:
-        """Whether the inputs are levels, as many as the backbone gives."""
+        """Tell whether the inputs are levels, as many as the backbone gives."""
         return isinstance(self.module, Neck)
 
 
@@ -47,7 +47,7 @@ class Raw(Preprocessed):
             raise InputError(f"{type(detector).__name__} has no dense head to export; try --part neck")
 
     def forward(self, image: Tensor) -> tuple:
-        """Outputs of the head for each level."""
+        """Return the outputs of the head for each level."""
         return self.head(self.levels(image))
 
 
@@ -59,7 +59,7 @@ class Neck(nn.Module):
         self.neck = detector.neck
 
     def forward(self, *levels: Tensor) -> tuple[Tensor, ...]:
-        """The neck's maps."""
+        """Return the neck's maps."""
         return tuple(self.neck(levels))
 
 
@@ -97,6 +97,6 @@ PARTS = {
 
 
 def part_of(detector: nn.Module, name: str, shape: list[int]) -> Part:
-    """The part of this name, traced with images of this shape."""
+    """Return the part of this name, to be traced with images of this shape."""
     detector = predicting(detector)
     return PARTS[name](detector, torch.rand(2, image_channels(detector), *shape) * 255)

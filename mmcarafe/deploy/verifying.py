@@ -22,13 +22,12 @@ from mmcarafe.errors import InputError
 TIMED = 5
 # how OpenCV reads an image of so many channels; others as the file has them
 FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}
-MAX_LOST = (
-    0.01  # of the detections: where two boxes score alike, rounding decides which one suppresses the other
-)
+# share of the detections: where two boxes score alike, rounding decides which one suppresses the other
+MAX_LOST = 0.01
 
 
 def runtime(path: Path) -> tuple[Callable[[tuple[Tensor, ...]], list[Tensor]], float]:
-    """A function that runs the exported file, and the seconds it took to load."""
+    """Return a function that runs the exported file, and the seconds it took to load."""
     start = time.perf_counter()
     if path.suffix == ".pt2":
         program = torch.export.load(path).module()
@@ -50,9 +49,13 @@ def runtime(path: Path) -> tuple[Callable[[tuple[Tensor, ...]], list[Tensor]], f
 
 
 def other_inputs(
-    part: Part, shape: list[int], dynamic: bool, images: Iterable[str]
+    part: Part, shape: list[int], dynamic: bool = False, images: Iterable[str] = ()
 ) -> dict[str, tuple[Tensor, ...]]:
-    """Fresh random inputs of the exported sizes and, for a dynamic model, of others; and the images given."""
+    """Draw inputs of the exported sizes and, for a dynamic model, of others; read the images given.
+
+    Raises:
+        InputError: an image cannot be read, or is none that the part takes.
+    """
 
     def draw(batch: int, down: float, across: float) -> tuple[Tensor, ...]:
         sizes = [(round(t.shape[2] * down), round(t.shape[3] * across)) for t in part.inputs]
@@ -75,7 +78,7 @@ def other_inputs(
 
 
 def read_image(name: str, shape: list[int] | None, channels: int) -> Tensor:
-    """A batch of the image twice, resized to this shape or to sides that are multiples of 32."""
+    """Read a batch of the image twice, resized to this shape or to sides that are multiples of 32."""
     image = cv2.imread(name, FLAGS.get(channels, cv2.IMREAD_UNCHANGED))
     if image is None:
         raise InputError(f"image {name} does not exist or cannot be read")
@@ -96,7 +99,7 @@ class Difference(NamedTuple):
 
 
 def difference(ours: list[Tensor], theirs: list[Tensor]) -> Difference:
-    """Of any output from PyTorch's."""
+    """Compare any outputs with PyTorch's."""
     worst = 0.0
     for a, b in zip(ours, theirs, strict=True):
         if not a.isfinite().all():
@@ -106,7 +109,7 @@ def difference(ours: list[Tensor], theirs: list[Tensor]) -> Difference:
 
 
 def detections_differ(ours: list[Tensor], theirs: list[Tensor]) -> Difference:
-    """Of boxes, scores, labels and masks: each of PyTorch's detections against its like, wherever it ranks.
+    """Compare boxes, scores, labels and masks: each of PyTorch's detections with its like, whatever its rank.
 
     Boxes are compared in units of the largest coordinate; scores and masks are 0 to 1. One that differs by
     more than 0.01 is another detection.
@@ -130,7 +133,7 @@ def detections_differ(ours: list[Tensor], theirs: list[Tensor]) -> Difference:
 
 
 def milliseconds(call: Callable[[], object]) -> float:
-    """Median of a few calls, after one."""
+    """Time a few calls after one that is not counted, and return the median."""
     call()
     times = []
     for _ in range(TIMED):
@@ -141,7 +144,7 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 
 def compare(path: Path, part: Part, name: str, ours: list[Tensor], theirs: list[Tensor]) -> Difference:
-    """The difference of one run; InputError where too few detections agree."""
+    """Return the difference of one run; raise InputError where too few detections agree."""
     if [t.shape for t in ours] != [t.shape for t in theirs]:
         raise InputError(f"outputs have shapes {[tuple(t.shape) for t in ours]} instead of PyTorch's")
     if not part.outputs:
@@ -159,12 +162,11 @@ def compare(path: Path, part: Part, name: str, ours: list[Tensor], theirs: list[
 def verify(
     path: Path,
     part: Part,
-    shape: list[int],
-    dynamic: bool = False,
-    images: list[str] | None = None,
+    inputs: dict[str, tuple[Tensor, ...]],
+    timed: bool = False,
     tolerance: float = 1e-3,
 ) -> None:
-    """Print errors and times; InputError where the file computes something else."""
+    """Print errors and, if asked for, times; raise InputError where the file computes something else."""
     run, load = runtime(path)
     engine = "torch.export" if path.suffix == ".pt2" else "ONNX Runtime"
     table = Table(title=f"{path.name}: loaded in {load:.2f} s, {torch.get_num_threads()} threads")
@@ -172,7 +174,7 @@ def verify(
     for column in ("input", *agree, "largest error / value", f"{engine}, ms", "PyTorch, ms"):
         table.add_column(column, justify="left" if column == "input" else "right")
     results = []
-    for name, given in other_inputs(part, shape, dynamic, images or ()).items():
+    for name, given in inputs.items():
         try:
             outputs = run(given)
         except Exception as problem:  # ONNX Runtime's errors have no common type but this
@@ -180,7 +182,7 @@ def verify(
             raise InputError(f"{path} does not run on another input, {name!r}: {reason}") from problem
         found = compare(path, part, name, outputs, tree_leaves(part.module(*given)))
         results.append(found)
-        calls = [] if images is None else [run, lambda g: part.module(*g)]
+        calls = [run, lambda g: part.module(*g)] if timed else []
         times = [milliseconds(lambda f=f, g=given: f(g)) for f in calls]
         agree = [f"{found.found} of {found.wanted}"] if part.outputs else []
         table.add_row(name, *agree, f"{found.error:.1e}", *(f"{t:.1f}" for t in times))

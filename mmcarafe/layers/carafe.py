@@ -114,7 +114,7 @@ class CARAFE(BaseModule):
         initialize(self, self.init_cfg)
 
     def kernel_normalizer(self, logits: Tensor) -> Tensor:
-        """Raw encoder output to reassembly kernels that sum to 1 (paper, section 3.2).
+        """Turn raw encoder output into reassembly kernels that sum to 1 (paper, section 3.2).
 
         Args:
             logits (Tensor[N, G*k*k*s*s, H, W]): output of the content encoder.
@@ -136,7 +136,7 @@ class CARAFE(BaseModule):
         return carafe(x, masks.to(x.dtype), self.up_kernel, self.up_group, self.scale_factor)
 
     def extra_repr(self) -> str:
-        """The sizes, as the constructor takes them."""
+        """Show the sizes, as the constructor takes them."""
         return ", ".join(f"{name}={getattr(self, name)}" for name in self.__constants__)
 
 

@@ -16,7 +16,7 @@ from .carafe import CARAFE
 
 
 def carafe_flops(layer: CARAFE, source_pixels: int = 1) -> int:
-    """Floating-point operations of a CARAFE module, a multiply-add as two (paper, section 3.3).
+    """Count floating-point operations of a CARAFE module, a multiply-add as two (paper, section 3.3).
 
     ``2 (C + 1) C_m + 2 (C_m k_enc**2 + 1) g s**2 k**2 + 2 s**2 k**2 C`` for each source pixel: compressor,
     encoder, reassembly. The softmax and what ``norm_cfg`` and ``act_cfg`` add are left out, as in the paper.
@@ -40,7 +40,7 @@ def carafe_flops(layer: CARAFE, source_pixels: int = 1) -> int:
 
 
 def carafe_bias_flops(layer: CARAFE, source_pixels: int = 1) -> int:
-    """The part of :func:`carafe_flops` that FLOP counters leave out: two operations for each bias.
+    """Count what FLOP counters leave out of :func:`carafe_flops`: two operations for each bias.
 
     Args:
         layer (CARAFE): the module.
@@ -54,7 +54,7 @@ def carafe_bias_flops(layer: CARAFE, source_pixels: int = 1) -> int:
 
 
 def _count_operator(inputs: list, outputs: list) -> Counter:
-    """For mmengine, which counts a multiply-add as one: k*k for each channel of each output pixel."""
+    """Count for mmengine, to which a multiply-add is one: k*k for each channel of each output pixel."""
     kernel_size = inputs[2].toIValue()
     return Counter({"carafe": kernel_size**2 * prod(cast(list[int], get_shape(outputs[0])))})
 

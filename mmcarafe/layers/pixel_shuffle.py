@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def pixel_shuffle(x: Tensor, scale: int) -> Tensor:
-    """``F.pixel_shuffle`` that can also send a gradient back through an empty batch, which torch's cannot."""
+    """Shuffle as ``F.pixel_shuffle`` does, with a gradient for an empty batch too, which torch's has not."""
     if x.numel() == 0:
         N, C, H, W = x.shape
         return x.reshape(N, C // scale**2, scale * H, scale * W)
@@ -17,14 +17,14 @@ def pixel_shuffle(x: Tensor, scale: int) -> Tensor:
 
 @cache
 def pixel_shuffle_pack() -> type[nn.Module]:
-    """mmcv's ``PixelShufflePack`` for empty batches too; made on demand, as the layer needs no mmcv."""
+    """Make mmcv's ``PixelShufflePack`` for empty batches too; on demand, as the layer needs no mmcv."""
     from mmcv.cnn.bricks.upsample import PixelShufflePack
 
     class PixelShuffle(PixelShufflePack):
         """Convolution to ``scale_factor**2`` times the channels, then pixel shuffle."""
 
         def forward(self, x: Tensor) -> Tensor:
-            """Tensor[N, C, H, W] -> Tensor[N, out_channels, scale_factor * H, scale_factor * W]."""
+            """Upsample Tensor[N, C, H, W] to Tensor[N, out_channels, scale_factor * H, scale_factor * W]."""
             return pixel_shuffle(self.upsample_conv(x), self.scale_factor)
 
     return PixelShuffle

@@ -16,7 +16,7 @@ class SOLOV2MaskFeatModule(SelectUpsample, solov2_head.MaskFeatModule):
     """The mask features of :class:`SOLOV2Head`."""
 
     def upsample_steps(self) -> list[Step | None]:
-        """Level i takes i steps to the size of level 0."""
+        """State i steps for level i, to the size of level 0."""
         steps = sum(range(self.start_level, self.end_level + 1))
         return [Step(i, self.feat_channels, 2) for i in range(steps)]
 
@@ -36,7 +36,7 @@ class CondInstMaskFeatModule(InitUpsamplers, condinst_head.MaskFeatModule):
 
     @property
     def upsample_modules(self) -> list[nn.Module]:
-        """The upsamplers of all levels but the first."""
+        """List the upsamplers of all levels but the first."""
         return [level.upsample for level in self.convs_all_levels[1:]]
 
     def forward(self, x: tuple[Tensor, ...]) -> Tensor:
@@ -114,7 +114,7 @@ class SelectMaskFusion(SelectUpsample):
     replaces = "bilinear steps by 2 and 4 of the mask features"
 
     def upsample_steps(self) -> list[Step | None]:
-        """One step for each level but the finest."""
+        """State one step for each level but the finest."""
         return [Step(i - 1, self.in_channels, 2**i) for i in range(1, self.mask_head.num_levels)]
 
 

@@ -37,7 +37,7 @@ class SelectMaskUpsample:
         )
 
     def init_weights(self) -> None:
-        """mmdet's initialisation, then the upsampler's own, which a parent may have painted over."""
+        """Initialise as mmdet does, then restore the upsampler's own initialisation."""
         again = self.is_init
         super().init_weights()
         if not again and not is_pretrained(self.init_cfg) and hasattr(self.upsample, "init_weights"):

@@ -18,7 +18,7 @@ class SelectTopDown(SelectUpsample):
     replaces = "nearest-neighbour steps of the top-down path"
 
     def upsample_steps(self) -> list[Step | None]:
-        """One step between each two neighbouring laterals."""
+        """State one step between each two neighbouring laterals."""
         return [Step(level, self.out_channels, 2) for level in reversed(range(len(self.lateral_convs) - 1))]
 
 
@@ -103,7 +103,7 @@ class SelectPAFPN(SelectUpsample):
     replaces = "steps of the top-down path, which share one `nn.Upsample` in mmdet"
 
     def upsample_steps(self) -> list[Step | None]:
-        """One step into each input but the last, with that input's channels."""
+        """State one step into each input but the last, with that input's channels."""
         levels = reversed(range(len(self.in_channels) - 1))
         return [Step(level, self.in_channels[level], 2) for level in levels]
 
@@ -139,7 +139,7 @@ class YOLOV3Neck(SelectUpsample, necks.YOLOV3Neck):
     replaces = "nearest-neighbour steps between its scales"
 
     def upsample_steps(self) -> list[Step | None]:
-        """One step from each scale to the next finer one."""
+        """State one step from each scale to the next finer one."""
         return [Step(i, channels, 2) for i, channels in enumerate(self.out_channels[1:])]
 
 
@@ -150,7 +150,7 @@ class HRFPN(SelectUpsample, necks.HRFPN):
     replaces = "bilinear steps by 2, 4 and 8 that bring all branches to the size of the first"
 
     def upsample_steps(self) -> list[Step | None]:
-        """One step for each branch but the first."""
+        """State one step for each branch but the first."""
         return [Step(i - 1, self.in_channels[i], 2**i) for i in range(1, self.num_ins)]
 
 
@@ -161,7 +161,7 @@ class BFP(SelectUpsample, necks.BFP):
     replaces = "nearest-neighbour steps from coarser levels to the refined one and from there to finer ones"
 
     def upsample_steps(self) -> list[Step | None]:
-        """Gathering steps, of which the refined level's own changes nothing, then scattering steps."""
+        """State the gathering steps, of which the refined level's own changes nothing, then the others."""
         gather = [2**i for i in range(1, self.num_levels - self.refine_level)]
         scatter = [2 ** (self.refine_level - i) for i in range(self.refine_level)]
         return [None, *(Step(i, self.in_channels, scale) for i, scale in enumerate(gather + scatter))]
@@ -174,7 +174,7 @@ class NASFCOS_FPN(SelectUpsample, necks.NASFCOS_FPN):  # noqa: N801  mmdet's nam
     replaces = "steps by 2 and 4 into merge cells and outputs; what keeps or reduces the size stays"
 
     def upsample_steps(self) -> list[Step | None]:
-        """The cells c02, c36 and c61, then context and output of P3, P4 and P5."""
+        """State the cells c02, c36 and c61, then context and output of P3, P4 and P5."""
         c02, c36, c61, context, output = (
             Step(i, self.out_channels, scale) for i, scale in enumerate((4, 4, 2, 4, 4))
         )
@@ -185,7 +185,7 @@ class UpInterpolationConv(SelectUpsample, fpg.UpInterpolationConv):
     """The transition of :class:`FPG` that enlarges a level."""
 
     def upsample_steps(self) -> list[Step | None]:
-        """The interpolation in front of the convolution."""
+        """State the interpolation in front of the convolution."""
         return [Step(0, self.in_channels, self.scale_factor)]
 
 
@@ -215,12 +215,12 @@ class FPG(InitUpsamplers, necks.FPG):
 
     @property
     def upsample_modules(self) -> list[nn.Module]:
-        """The upsamplers of all transitions."""
+        """List the upsamplers of all transitions."""
         transitions = [m for m in self.modules() if isinstance(m, UpInterpolationConv)]
         return [upsample for transition in transitions for upsample in transition.upsample_modules]
 
     def build_trans(self, cfg: dict, in_channels: int, out_channels: int, **extra_args):
-        """mmdet's transition; an ``interpolation_conv`` takes the selected upsampler."""
+        """Build mmdet's transition; an ``interpolation_conv`` takes the selected upsampler."""
         if self.upsample_cfg and cfg["type"] == "interpolation_conv":
             extra_args["upsample_cfg"] = self.upsample_cfg
         return super().build_trans(cfg, in_channels, out_channels, **extra_args)

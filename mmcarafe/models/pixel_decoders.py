@@ -19,7 +19,7 @@ class PixelDecoder(SelectUpsample, layers.PixelDecoder):
     replaces = SelectTopDown.replaces
 
     def upsample_steps(self) -> list[Step | None]:
-        """One step between each two neighbouring levels."""
+        """State one step between each two neighbouring levels."""
         return [Step(i, self.mask_feature.in_channels, 2) for i in range(self.num_inputs - 1)]
 
 
@@ -54,7 +54,7 @@ class TransformerEncoderPixelDecoder(SelectUpsample, layers.TransformerEncoderPi
     replaces = SelectTopDown.replaces
 
     def upsample_steps(self) -> list[Step | None]:
-        """The padding mask's, which is reduced, then one step between each two neighbouring levels."""
+        """State the padding mask's, which is reduced, then one step between each two neighbouring levels."""
         return [None, *(Step(i, self.mask_feature.in_channels, 2) for i in range(self.num_inputs - 1))]
 
 
@@ -65,6 +65,6 @@ class MSDeformAttnPixelDecoder(SelectUpsample, layers.MSDeformAttnPixelDecoder):
     replaces = "the bilinear step to the level that its encoder leaves out"
 
     def upsample_steps(self) -> list[Step | None]:
-        """One step for each level that the encoder does not see."""
+        """State one step for each level that the encoder does not see."""
         left_out = self.num_input_levels - self.num_encoder_levels
         return [Step(i, self.mask_feature.in_channels, 2) for i in range(left_out)]

@@ -30,7 +30,7 @@ class PanopticFPNHead(SelectUpsample, seg_heads.PanopticFPNHead):
     replaces = "the bilinear step behind each convolution of a level"
 
     def upsample_steps(self) -> list[Step | None]:
-        """Level i takes i steps to the size of level 0."""
+        """State i steps for level i, to the size of level 0."""
         steps = sum(range(self.start_level, self.end_level))
         return [Step(i, self.inner_channels, 2) for i in range(steps)]
 
@@ -41,7 +41,7 @@ class SelectFused(SelectUpsample):
     replaces = "bilinear steps by 2, 4 and 8 from coarser levels to the fused one"
 
     def upsample_steps(self) -> list[Step | None]:
-        """One step for each level but the fused one; finer levels are reduced, which stays mmdet's."""
+        """State one step for each level but the fused one; finer levels are reduced, which stays mmdet's."""
         above = self.num_ins - self.fusion_level - 1
         return [None] * self.fusion_level + [Step(i, self.in_channels, 2 ** (i + 1)) for i in range(above)]
 

@@ -103,7 +103,7 @@ class InterpolateWith(TorchFunctionMode):
 
 
 def by_name(constructor: Callable, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Arguments of a bound constructor, positional ones by name as far as it names them."""
+    """Return the arguments of a bound constructor, positional ones by name as far as it names them."""
     parameters = inspect.signature(constructor).parameters.values()
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     if len(args) > len(names):  # goes on to a parent, in the order given
@@ -112,7 +112,7 @@ def by_name(constructor: Callable, args: tuple, kwargs: dict) -> tuple[tuple, di
 
 
 def is_pretrained(init_cfg: dict | list | None) -> bool:
-    """Whether an initialisation loads weights from a file."""
+    """Tell whether an initialisation loads weights from a file."""
     cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
     kinds = (cfg["type"] for cfg in cfgs)
     return any(
@@ -121,7 +121,7 @@ def is_pretrained(init_cfg: dict | list | None) -> bool:
 
 
 def takes_upsample_cfg(component: type) -> bool:
-    """Whether a constructor of mmdet's names ``upsample_cfg``, or hands it on to a parent that does."""
+    """Tell whether a constructor of mmdet's names ``upsample_cfg``, or hands it on to a parent that does."""
     for owner in component.__mro__:
         if owner is nn.Module:
             break
@@ -146,7 +146,7 @@ class InitUpsamplers:
     """Mixin in front of an mmdet component that keeps its upsamplers in ``upsample_modules``."""
 
     def init_weights(self) -> None:
-        """mmdet's initialisation, then each upsampler's own, which a parent may have painted over.
+        """Initialise as mmdet does, then restore the upsamplers' own initialisation.
 
         Not where mmengine would leave weights alone: the second time, and after loading pretrained ones.
         """

@@ -107,7 +107,7 @@ def _check_size(N: int, C: int, H: int, W: int, element_size: int) -> None:
 
 
 def _default_kernel(function: Callable) -> Callable:
-    """The reference as a kernel for every device; its output takes the memory format of the first tensor."""
+    """Return the reference as a kernel for every device, with outputs in the first tensor's memory format."""
 
     def kernel(first, second, k, groups, scale):
         out = function(first, second, k, groups, scale)
@@ -117,7 +117,7 @@ def _default_kernel(function: Callable) -> Callable:
 
 
 def _both_gradients(grad, features, masks, k, groups, scale):
-    """Both gradients from the two ops that give one each, with whatever kernels these have."""
+    """Compute both gradients by the two ops that give one each, with whatever kernels these have."""
     ops = torch.ops.mmcarafe
     return (
         ops.carafe_grad_features.default(grad, masks, k, groups, scale),
@@ -152,7 +152,7 @@ def _save(ctx, inputs, output):
 
 
 def _gradients(grad_first, grad_second, grad_both=None):
-    """Backward of an op from those that give the gradients of its first and second tensor, or of both."""
+    """Make the backward of an op from those that give its first and second gradient, or both."""
 
     def backward(ctx, grad):
         first, second = ctx.saved_tensors
@@ -171,7 +171,7 @@ def _save_three(ctx, inputs, output):
 
 
 def _gradients_of_backward(ctx, to_features, to_masks):
-    """Backward of ``carafe_backward``: its outputs are linear in (grad, masks) and in (grad, features)."""
+    """Differentiate ``carafe_backward``: its outputs are linear in (grad, masks) and in (grad, features)."""
     grad, features, masks = ctx.saved_tensors
     ops, args = torch.ops.mmcarafe, ctx.args
     d_grad = d_features = d_masks = None
@@ -185,7 +185,7 @@ def _gradients_of_backward(ctx, to_features, to_masks):
 
 
 def _vmap(op):
-    """Batching rule: the mapped dimension joins the batch, since samples do not depend on one another."""
+    """Let the mapped dimension join the batch, since samples do not depend on one another."""
 
     def rule(info, in_dims, *inputs):
         *tensors, k, groups, scale = inputs

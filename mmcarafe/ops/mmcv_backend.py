@@ -38,7 +38,7 @@ def _extension() -> Any:
 
 
 def why_not(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: int) -> str | None:
-    """Why mmcv cannot serve a call of an op, or None if it can."""
+    """Say why mmcv cannot serve a call of an op; None if it can."""
     first = tensors[0]
     if first.dtype not in DTYPES:
         return f"{str(first.dtype)[6:]} would pass through float32"
@@ -60,7 +60,7 @@ def why_not(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: in
 
 @cache
 def _not_started(device: torch.device) -> str | None:
-    """Why mmcv's kernels do not run on a device, for which they may not have been compiled."""
+    """Say why mmcv's kernels do not run on a device, for which they may not have been compiled."""
     tiny = torch.ones(1, 1, 1, 1, device=device)
     try:
         carafe(tiny, tiny, 1, 1, 1)
@@ -70,7 +70,7 @@ def _not_started(device: torch.device) -> str | None:
 
 
 def carafe(features: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> Tensor:
-    """As :func:`mmcarafe.ops.reference.carafe`."""
+    """Compute what :func:`mmcarafe.ops.reference.carafe` does."""
     N, C, H, W = features.shape
     x, m = (t.float().contiguous() for t in (features, masks))
     out = x.new_empty(N, C, scale * H, scale * W)
@@ -91,7 +91,7 @@ def carafe(features: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> 
 def backward(
     grad: Tensor, features: Tensor, masks: Tensor, k: int, groups: int, scale: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of features and masks, as :mod:`mmcarafe.ops.reference` has them one by one."""
+    """Compute the gradients of features and masks, as :mod:`mmcarafe.ops.reference` has them one by one."""
     g, x, m = (t.float().contiguous() for t in (grad, features, masks))
     grad_x, grad_m = torch.empty_like(x), torch.empty_like(m)
     _extension().carafe_backward(
@@ -112,19 +112,19 @@ def backward(
 
 
 def grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> Tensor:
-    """As :func:`mmcarafe.ops.reference.grad_features`; the features only matter to the other gradient."""
+    """Compute what :func:`mmcarafe.ops.reference.grad_features` does; the kernel also reads features."""
     N, C, H, W = grad.shape
     return backward(grad, grad.new_zeros(N, C, H // scale, W // scale), masks, k, groups, scale)[0]
 
 
 def grad_masks(grad: Tensor, features: Tensor, k: int, groups: int, scale: int) -> Tensor:
-    """As :func:`mmcarafe.ops.reference.grad_masks`; the masks only matter to the other gradient."""
+    """Compute what :func:`mmcarafe.ops.reference.grad_masks` does; the kernel also reads masks."""
     N, _, H, W = grad.shape
     return backward(grad, features, grad.new_zeros(N, groups * k * k, H, W), k, groups, scale)[1]
 
 
 def _channels_inside(t: Tensor) -> Tensor:
-    """Scratch for a tensor [N, C, H, W] in the order in which the kernels work: [N, H, W, C]."""
+    """Allocate scratch for a tensor [N, C, H, W] in the order in which the kernels work: [N, H, W, C]."""
     N, C, H, W = t.shape
     return t.new_empty(N, H, W, C)
 

@@ -19,12 +19,12 @@ def _ints(*values: int):
 
 
 def _size(t, axis: int):
-    """One size of a tensor, as a tensor of one element: unknown until the model runs."""
+    """Take one size of a tensor, as a tensor of one element: unknown until the model runs."""
     return op.Gather(op.Shape(t), _ints(axis))
 
 
 def carafe(features, masks, kernel_size: int, group_size: int, scale_factor: int):
-    """The operator as k*k shifted multiply-adds at source size, all sub-pixels at once.
+    """Write the operator as k*k shifted multiply-adds at source size, all sub-pixels at once.
 
     The largest tensor has the size of the output: nothing is unfolded. Sizes may be dynamic.
 
@@ -60,7 +60,7 @@ def carafe(features, masks, kernel_size: int, group_size: int, scale_factor: int
 
 
 def translation_table() -> dict[Callable, Callable]:
-    """What torch's ONNX exporter has to be told: ``custom_translation_table`` of ``torch.onnx.export``.
+    """Tell torch's ONNX exporter of the operator: ``custom_translation_table`` of ``torch.onnx.export``.
 
     Returns:
         dict: the operator and the function that writes it as ONNX.

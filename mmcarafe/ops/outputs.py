@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def memory_format(t: Tensor) -> torch.memory_format:
-    """``torch.channels_last`` if the tensor is that and not contiguous as well, else contiguous."""
+    """Return ``torch.channels_last`` if the tensor is that and not contiguous as well, else contiguous."""
     if not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format
@@ -21,18 +21,18 @@ def _empty_as(first: Tensor, *size: int) -> Tensor:
 
 
 def empty_carafe(features: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> Tensor:
-    """Tensor[N, C, s*H, s*W]."""
+    """Allocate the output, Tensor[N, C, s*H, s*W]."""
     N, C, H, W = features.shape
     return _empty_as(features, N, C, scale * H, scale * W)
 
 
 def empty_grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> Tensor:
-    """Tensor[N, C, H, W]."""
+    """Allocate the gradient of the features, Tensor[N, C, H, W]."""
     N, C, H, W = grad.shape
     return _empty_as(grad, N, C, H // scale, W // scale)
 
 
 def empty_grad_masks(grad: Tensor, features: Tensor, k: int, groups: int, scale: int) -> Tensor:
-    """Tensor[N, G*k*k, s*H, s*W]."""
+    """Allocate the gradient of the masks, Tensor[N, G*k*k, s*H, s*W]."""
     N, _, H, W = grad.shape
     return _empty_as(grad, N, groups * k * k, H, W)

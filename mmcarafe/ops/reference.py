@@ -22,7 +22,7 @@ def _acc_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _pad(features: Tensor, radius: int, groups: int) -> Tensor:
-    """Frame of zeros around each map: [N, C, H, W] -> [N, G, C/G, H+2r, W+2r], in the accumulation dtype."""
+    """Frame each map with zeros: [N, C, H, W] -> [N, G, C/G, H+2r, W+2r], in the accumulation dtype."""
     N, C, H, W = features.shape
     padded = features.new_zeros(N, C, H + 2 * radius, W + 2 * radius, dtype=_acc_dtype(features.dtype))
     padded[..., radius : radius + H, radius : radius + W] = features
@@ -30,7 +30,7 @@ def _pad(features: Tensor, radius: int, groups: int) -> Tensor:
 
 
 def _subpixels(t: Tensor, groups: int, scale: int) -> Tensor:
-    """[N, G*P, s*H, s*W] -> [N, G, P, H, s, W, s], a view."""
+    """View [N, G*P, s*H, s*W] as [N, G, P, H, s, W, s]."""
     _, GP, sH, sW = t.shape
     t = t.unflatten(3, (sW // scale, scale)).unflatten(2, (sH // scale, scale))
     return t.unflatten(1, (groups, GP // groups))
@@ -46,7 +46,7 @@ def _blocks(N: int, C: int, H: int, W: int) -> Iterator[tuple[slice, int, int]]:
 
 
 def carafe(features: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> Tensor:
-    """out[n,c,i,j] = sum over (dy,dx) of masks[n, G(c)*k*k + t, i, j] * features[n, c, i//s+dy, j//s+dx].
+    """Compute out[n,c,i,j] = sum over (dy,dx) of masks[n,G(c)*k*k+t,i,j] * features[n,c,i//s+dy,j//s+dx].
 
     Shapes are those of :func:`mmcarafe.ops.carafe`; arguments are not checked here.
     """
@@ -66,7 +66,7 @@ def carafe(features: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> 
 
 
 def grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> Tensor:
-    """Gradient of ``features``: each output pixel's gradient goes back to its k*k source pixels.
+    """Compute the gradient of ``features``: each output pixel's gradient goes back to its k*k source pixels.
 
     ``grad``: Tensor[N, C, s*H, s*W]; returns Tensor[N, C, H, W].
     """
@@ -88,7 +88,7 @@ def grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int) 
 
 
 def grad_masks(grad: Tensor, features: Tensor, k: int, groups: int, scale: int) -> Tensor:
-    """Gradient of ``masks``: the output gradient times the source pixel, summed over a group's channels.
+    """Compute the gradient of ``masks``: output gradient times source pixel, summed over a group's channels.
 
     ``grad``: Tensor[N, C, s*H, s*W]; returns Tensor[N, G*k*k, s*H, s*W].
     """

@@ -43,7 +43,7 @@ TILES = {
 
 @cache
 def unusable(on_gpu: bool) -> str | None:
-    """Why no kernel can run in this process, or None."""
+    """Say why no kernel can run in this process; None if they can."""
     try:
         import triton
     except ImportError as error:
@@ -59,7 +59,7 @@ def unusable(on_gpu: bool) -> str | None:
 
 
 def why_not(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: int) -> str | None:
-    """Why the kernels cannot serve a call of an op, or None if they can."""
+    """Say why the kernels cannot serve a call of an op; None if they can."""
     first = tensors[0]
     if first.dtype not in DTYPES:
         return f"{str(first.dtype)[6:]} is not one of {', '.join(str(dtype)[6:] for dtype in DTYPES)}"
@@ -70,7 +70,7 @@ def why_not(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: in
 
 
 def carafe(features: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> Tensor:
-    """As :func:`mmcarafe.ops.reference.carafe`."""
+    """Compute what :func:`mmcarafe.ops.reference.carafe` does."""
     from .triton_kernels import carafe_kernel
 
     out = empty_carafe(features, masks, k, groups, scale)
@@ -83,7 +83,7 @@ def carafe(features: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> 
 
 
 def grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> Tensor:
-    """As :func:`mmcarafe.ops.reference.grad_features`."""
+    """Compute what :func:`mmcarafe.ops.reference.grad_features` does."""
     from .triton_kernels import grad_features_kernel
 
     out = empty_grad_features(grad, masks, k, groups, scale)
@@ -96,7 +96,7 @@ def grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int) 
 
 
 def grad_masks(grad: Tensor, features: Tensor, k: int, groups: int, scale: int) -> Tensor:
-    """As :func:`mmcarafe.ops.reference.grad_masks`."""
+    """Compute what :func:`mmcarafe.ops.reference.grad_masks` does."""
     from .triton_kernels import grad_masks_kernel
 
     out = empty_grad_masks(grad, features, k, groups, scale)
@@ -112,7 +112,7 @@ def grad_masks(grad: Tensor, features: Tensor, k: int, groups: int, scale: int) 
 def backward(
     grad: Tensor, features: Tensor, masks: Tensor, k: int, groups: int, scale: int
 ) -> tuple[Tensor, Tensor]:
-    """Both gradients."""
+    """Compute both gradients."""
     return grad_features(grad, masks, k, groups, scale), grad_masks(grad, features, k, groups, scale)
 
 
@@ -130,7 +130,7 @@ class _Layout(NamedTuple):
         return cls(c_axis, 2 if pairs else 1)
 
     def arguments(self, *tensors: Tensor, target: tuple[bool, ...]) -> list:
-        """Pointer and strides of each tensor; strides of those of the target's size in units of ``vec``."""
+        """Return pointer and strides of each tensor; those of the target's size in units of ``vec``."""
         args = []
         for t, is_target in zip(tensors, target, strict=True):
             unit = self.vec if is_target else 1
@@ -139,12 +139,12 @@ class _Layout(NamedTuple):
 
 
 def _subpixels(scale: int) -> int:
-    """Sub-pixels of a source pixel that are computed at once: a row of 3, or 4."""
+    """Return how many sub-pixels of a source pixel are computed at once: a row of 3, or 4."""
     return 3 if scale == 3 else min(4, scale * scale)
 
 
 def _row(W: int, H: int, tile: Tile, rows: int, c_axis: int) -> int:
-    """Source pixels of a tile in one row: those that leave the fewest outside the map, then the most."""
+    """Choose a tile's pixels in one row: those that leave the fewest outside the map, then the most."""
 
     def area(px: int) -> int:
         py = tile.BP // px * rows
@@ -154,14 +154,14 @@ def _row(W: int, H: int, tile: Tile, rows: int, c_axis: int) -> int:
 
 
 def _fitted(tile: Tile, channels: int, least: int) -> Tile:
-    """The tile with no more channels than there are, and more pixels instead."""
+    """Give a tile no more channels than there are, and more pixels instead."""
     bc = max(least, min(tile.BC, 1 << max(0, channels - 1).bit_length()))
     return Tile(bc, min(128, tile.BP * tile.BC // bc), tile.num_warps)
 
 
 @cache
 def _tuned(kernel, name: str, c_axis: int, bucket: int):
-    """The kernel with tiles chosen by timing, apart for small and large maps (``bucket``)."""
+    """Return the kernel with tiles chosen by timing, apart for small and large maps (``bucket``)."""
     import triton
 
     configs = [triton.Config(dict(BC=t.BC, BP=t.BP), num_warps=t.num_warps) for t in TILES[name, c_axis]]
@@ -193,5 +193,5 @@ def _launch(kernel, name: str, layout: _Layout, shape, args: list, constants: di
 
 
 def _call(kernel, grid: Callable[[dict], tuple[int]], args: tuple, constants: dict) -> None:
-    """The one place where a kernel starts."""
+    """Start a kernel; all are started here."""
     kernel[grid](*args, **constants)

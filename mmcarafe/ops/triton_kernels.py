@@ -19,7 +19,7 @@ import triton.language as tl
 
 @triton.jit
 def _wide(strides, VEC: tl.constexpr):
-    """Strides in 64 bits; all but the last come in units of ``VEC``: pairs are then known to be aligned."""
+    """Widen strides to 64 bits; all but the last are in units of ``VEC``, so that pairs are aligned."""
     s_n = tl.cast(strides[0], tl.int64) * VEC
     s_c = tl.cast(strides[1], tl.int64) * VEC
     s_h = tl.cast(strides[2], tl.int64) * VEC
@@ -28,7 +28,7 @@ def _wide(strides, VEC: tl.constexpr):
 
 @triton.jit
 def _pixels(pid, H, W, BP: tl.constexpr, PX: tl.constexpr, ROWS: tl.constexpr):
-    """Row (the first of ROWS) and column of a program's source pixels, [BP] each, and the rest of pid."""
+    """Find row (first of ROWS) and column of a program's source pixels, [BP] each, and the rest of pid."""
     PY: tl.constexpr = BP // PX
     blocks_x = tl.cdiv(W, PX)
     blocks_y = tl.cdiv(H, PY * ROWS)
@@ -40,7 +40,7 @@ def _pixels(pid, H, W, BP: tl.constexpr, PX: tl.constexpr, ROWS: tl.constexpr):
 
 @triton.jit
 def _zeros(COUNT: tl.constexpr, C: tl.constexpr, P: tl.constexpr, C_AXIS: tl.constexpr):
-    """A tuple of COUNT tiles of float32 zeros."""
+    """Make a tuple of COUNT tiles of float32 zeros."""
     tiles = ()
     for _ in tl.static_range(COUNT):
         if C_AXIS == 0:
@@ -52,7 +52,7 @@ def _zeros(COUNT: tl.constexpr, C: tl.constexpr, P: tl.constexpr, C_AXIS: tl.con
 
 @triton.jit
 def _pairs(pointers, stride):
-    """Each pointer and the one a stride further, as a new last dimension."""
+    """Put each pointer and the one a stride further into a new last dimension."""
     return tl.expand_dims(pointers, -1) + tl.arange(0, 2) * stride
 
 
@@ -62,7 +62,7 @@ def carafe_kernel(
     G: tl.constexpr, K: tl.constexpr, S: tl.constexpr, SUB: tl.constexpr, VEC: tl.constexpr,
     C_AXIS: tl.constexpr, PX: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """out[n,c,s*y+i,s*x+j] = sum over taps of masks[n,tap,s*y+i,s*x+j] * features[n,c,y+dy,x+dx]."""
+    """Compute out[n,c,s*y+i,s*x+j] = sum over taps of masks[n,tap,s*y+i,s*x+j] * features[n,c,y+dy,x+dx]."""
     R: tl.constexpr = K // 2
     NSUB: tl.constexpr = (S * S + SUB - 1) // SUB
     x_n, x_c, x_h, x_w = _wide(features_strides, 1)
@@ -129,7 +129,7 @@ def grad_features_kernel(
     G: tl.constexpr, K: tl.constexpr, S: tl.constexpr, ROWS: tl.constexpr, VEC: tl.constexpr,
     C_AXIS: tl.constexpr, PX: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """out[n,c,y,x] = sum over taps and sub-pixels of masks[n,tap,Y,X] * grad[n,c,Y,X].
+    """Compute out[n,c,y,x] = sum over taps and sub-pixels of masks[n,tap,Y,X] * grad[n,c,Y,X].
 
     Y = s*(y-dy)+i and X = s*(x-dx)+j. A program sums ROWS source rows: a value serves all that it reaches.
     """
@@ -198,7 +198,8 @@ def grad_masks_kernel(
     TAPS: tl.constexpr, LANE: tl.constexpr,
     C_AXIS: tl.constexpr, PX: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """out[n,tap,s*y+i,s*x+j] = sum over a group's c of grad[n,c,s*y+i,s*x+j] * features[n,c,y+dy,x+dx].
+    """Compute out[n,tap,s*y+i,s*x+j] = sum over a group's c of
+    grad[n,c,s*y+i,s*x+j] * features[n,c,y+dy,x+dx].
 
     A program sums TAPS of the K*K taps over all channels, BC at a time; LANE adjacent ones are added at once.
     """

@@ -130,7 +130,10 @@ def test_mmcv_serves_what_it_can_and_gives_the_loops_values(op, sample, mmcv):
 
 @pytest.mark.parametrize("dtype", mmcv_backend.DTYPES, ids=str)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("implementation", ["mmcv", pytest.param("triton", marks=needs_triton), "reference"])
+@pytest.mark.parametrize(
+    "implementation",
+    ["mmcv", "reference", pytest.param("triton", marks=[needs_triton, pytest.mark.slow])],
+)
 @pytest.mark.parametrize("op", OPS)
 def test_every_implementation_keeps_dtype_and_memory_format(op, implementation, dtype, memory_format, mmcv):
     if implementation == "triton":

@@ -46,7 +46,8 @@ def run(model, features, masks):
     return torch.from_numpy(session.run(None, feeds)[0])
 
 
-@pytest.mark.parametrize("sample", [s for s in SAMPLES if 0 not in s], ids=str)
+# one of each kernel size, number of groups and scale: what else differs is not in the graph
+@pytest.mark.parametrize("sample", {s.args: s for s in SAMPLES if 0 not in s}.values(), ids=str)
 def test_equals_the_loop(sample):
     features, masks, _ = sample.tensors(torch.float32)
     assert_close(run(exported(sample, dynamic=False), features, masks), sample.expected()[0])

@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.uses_cuda, pytest.mark.needs(triton="3.4")]
 
 P3 = [1, 256, 100, 168]
 NVIDIA = {"sm_80": ["cuda", 80, 32], "sm_90": ["cuda", 90, 32]}
+SLOW = pytest.mark.slow
 SHARED = 48 * 1024  # what every kernel may have without asking for more
 
 
@@ -24,6 +25,7 @@ def case(dtype="float32", memory_format="contiguous_format", shape=P3, k=5, grou
 
 LAYOUTS = ("contiguous_format", "channels_last")
 USUAL = [case(dtype, layout) for dtype in ("float32", "float16", "bfloat16") for layout in LAYOUTS]
+FEW, OTHERS = USUAL[:3], USUAL[3:]
 UNUSUAL = [
     case(memory_format=layout, **other)
     for layout in LAYOUTS
@@ -60,9 +62,13 @@ def assert_within_limits(report: dict) -> None:
     assert report["shared"] <= SHARED, report
 
 
-@pytest.mark.parametrize("target", NVIDIA.values(), ids=NVIDIA)
-def test_usual_calls_do_not_spill_and_move_vectors(target, tmp_path):
-    for report in compiled(tmp_path, target, USUAL):
+@pytest.mark.parametrize(
+    ("target", "cases"),
+    [("sm_90", FEW), pytest.param("sm_90", OTHERS, marks=SLOW), pytest.param("sm_80", USUAL, marks=SLOW)],
+    ids=["sm_90", "sm_90_others", "sm_80"],
+)
+def test_usual_calls_do_not_spill_and_move_vectors(target, cases, tmp_path):
+    for report in compiled(tmp_path, NVIDIA[target], cases):
         assert_within_limits(report)
         if report["case"]["memory_format"] == "channels_last":
             # four floats, or as many halves as fit the lanes of a thread
@@ -74,17 +80,20 @@ def test_usual_calls_do_not_spill_and_move_vectors(target, tmp_path):
             assert report["stores"], report
 
 
+@SLOW
 def test_unusual_calls_do_not_spill(tmp_path):
     for report in compiled(tmp_path, NVIDIA["sm_80"], UNUSUAL):
         assert_within_limits(report)
 
 
+@SLOW
 def test_tiles_that_autotuning_may_choose_do_not_spill(tmp_path):
     cases = [case(memory_format=layout) | dict(tile=tile) for layout in LAYOUTS for tile in (1, 2, 3)]
     for report in compiled(tmp_path, NVIDIA["sm_90"], cases):
         assert_within_limits(report)
 
 
+@SLOW
 def test_amd_compiles(tmp_path):
     for report in compiled(tmp_path, ["hip", "gfx942", 64], USUAL[:2]):
         assert report["binary"] > 0

@@ -13,7 +13,7 @@ from test_export_onnx import CONFIGS, SLOW, export, refused
 
 from mmcarafe.deploy.exporting import program_of, save
 from mmcarafe.deploy.parts import part_of
-from mmcarafe.deploy.verifying import compare, runtime, verify
+from mmcarafe.deploy.verifying import compare, other_inputs, runtime, verify
 from mmcarafe.errors import InputError
 
 pytest.importorskip("onnxscript", reason="the ONNX tools, an optional requirement, are not installed")
@@ -22,19 +22,16 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 pytestmark = pytest.mark.needs(torch="2.10")
 
-SLOWLY = (
+EXPORTED = (
+    "retinanet_r50_fpn",
+    "rtmdet_s",
+    "yolox_s",
     "mask-rcnn_r50_fpn",
     "fcos_r50-caffe_fpn",
     "atss_r50_fpn",
     "faster-rcnn_r50_pafpn",
     "faster-rcnn_r50_fpn",
 )
-EXPORTED = [
-    "retinanet_r50_fpn",
-    "rtmdet_s",
-    "yolox_s",
-    *(pytest.param(start, marks=SLOW) for start in SLOWLY),
-]
 
 
 def exported(detector, path, dynamic=True):
@@ -44,11 +41,12 @@ def exported(detector, path, dynamic=True):
     return part
 
 
+@SLOW
 @pytest.mark.parametrize("start", EXPORTED)
 def test_detections_of_any_batch_and_size(start, tmp_path, capsys):
     path = tmp_path / "model.onnx"
     part = exported(lively(start), path)
-    verify(path, part, [192, 224], dynamic=True)
+    verify(path, part, other_inputs(part, [192, 224], dynamic=True))
     out = capsys.readouterr().out
     assert "three images, smaller" in out and "verified: the largest error" in out
     found = [row.split("│")[2].split() for row in out.splitlines() if row.startswith("│")]
@@ -71,6 +69,7 @@ def test_the_files_detections_are_mmdets(tmp_path):
     assert result.error < 1e-5
 
 
+@SLOW
 def test_a_trained_model_on_an_image_and_on_another(trained, tmp_path):
     """As a user does it: config, checkpoint, picture."""
     image = next((trained.parent / "data/shapes/val2017").glob("*.png"))
@@ -92,7 +91,7 @@ def test_a_trained_model_on_an_image_and_on_another(trained, tmp_path):
 def test_it_says_when_nothing_was_compared(tmp_path, capsys):
     path = tmp_path / "model.pt2"  # the quickest to write
     part = exported(lively("fcos_r50-caffe_fpn", score_thr=1.0), path, dynamic=False)
-    verify(path, part, [192, 224], images=[])
+    verify(path, part, other_inputs(part, [192, 224]), timed=True)
     out = capsys.readouterr().out
     assert "0 of 0" in out and "nothing was compared" in out and "verified" not in out
 

@@ -23,14 +23,14 @@ def slow(name: str):
 
 DYNAMIC = (
     "retinanet_r50_fpn",
-    "rtmdet-ins_s",
-    "yolox_s",
+    slow("rtmdet-ins_s"),
+    slow("yolox_s"),
     slow("fcos_r50-caffe_fpn"),
     slow("atss_r50_fpn"),
     slow("rtmdet_s"),
     slow("faster-rcnn_r50_pafpn"),
 )
-STATIC = ("tood_r50_fpn", slow("vfnet_r50_fpn"), slow("solov2_r50_fpn"))
+STATIC = (slow("tood_r50_fpn"), slow("vfnet_r50_fpn"), slow("solov2_r50_fpn"))
 
 
 def export(path, folder, *args, checkpoint=()):

@@ -23,7 +23,7 @@ from mmcarafe.checkpoint.state_dict import check_checkpoint
 from mmcarafe.deploy.detectors import MULTIPLE
 from mmcarafe.deploy.exporting import MIN_SIDE, OPSETS, program_of, save
 from mmcarafe.deploy.parts import PARTS, part_of
-from mmcarafe.deploy.verifying import verify
+from mmcarafe.deploy.verifying import other_inputs, verify
 from mmcarafe.utils.cli import add_cfg_options, run
 
 
@@ -62,11 +62,13 @@ def main(argv: list[str] | None = None) -> None:
         print("no checkpoint given: the weights are random")
     part = part_of(detector, args.part, args.shape)
     part.module.eval()
+    check = args.verify is not None or args.dynamic  # which may fail on other sizes than the traced ones
+    inputs = other_inputs(part, args.shape, args.dynamic, args.verify or ()) if check else {}
     path = Path(args.output)
     save(program_of(part, args.dynamic), part, path, args.opset)
     print(f"written: {path}, {path.stat().st_size / 1e6:.1f} MB")
-    if args.verify is not None or args.dynamic:  # which may fail on other sizes than the traced ones
-        verify(path, part, args.shape, args.dynamic, args.verify, args.tolerance)
+    if check:
+        verify(path, part, inputs, timed=args.verify is not None, tolerance=args.tolerance)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from torch.distributed.run import main
 
 
 def explain(rank: int, failure: ProcessFailure) -> str:
-    """What happened to the process that failed first, and what to do."""
+    """Say what happened to the process that failed first, and what to do."""
     process = f"process {rank} (local rank {failure.local_rank}, pid {failure.pid}) on this machine"
     if failure.exitcode < 0:
         return (

@@ -32,7 +32,7 @@ OTHERS = {
 
 
 def components() -> list[tuple[str, str]]:
-    """The classes registered under mmdet's names, by what an upsampler replaces in them."""
+    """Group the classes registered under mmdet's names by what an upsampler replaces in them."""
     rows = {}
     for name in sorted(mmcarafe.models.__all__, key=str.lower):
         if name != "CARAFE":
@@ -41,7 +41,7 @@ def components() -> list[tuple[str, str]]:
 
 
 def base_of(path: Path) -> str | None:
-    """The mmdet config that a config inherits; None if it puts several together."""
+    """Return the mmdet config that a config inherits; None if it puts several together."""
     bases = re.search(r"_base_ = (\[.*?\]|\".*?\")", path.read_text(encoding="utf-8"), re.DOTALL)
     names = re.findall(r'"(.+?)"', bases.group(1))
     theirs = [name for name in names if name.startswith("mmdet::")]
@@ -51,13 +51,13 @@ def base_of(path: Path) -> str | None:
 
 
 def build(config: Config) -> nn.Module:
-    """The detector, its parameters without memory."""
+    """Build the detector, its parameters without memory."""
     with torch.device("meta"):
         return build_detector(config)
 
 
 def where(model: nn.Module) -> list[str]:
-    """The components that hold CARAFE modules, as a config names them."""
+    """List the components that hold CARAFE modules, as a config names them."""
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, CARAFE):
@@ -68,7 +68,7 @@ def where(model: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def flops(model: nn.Module, parts: list[str]) -> int:
-    """Floating point operations of these components, for one image; counted, not computed, where possible."""
+    """Count the operations of these components for one image, without computing them where possible."""
     levels = model.backbone(torch.empty(IMAGE, device="meta"))
     maps = model.neck(levels) if model.with_neck else levels
     total = 0
@@ -93,12 +93,12 @@ def _count(module: nn.Module, inputs: Tensor | list[Tensor]) -> int:
 
 
 def parameters(model: nn.Module) -> int:
-    """How many numbers are learnt or frozen."""
+    """Count the numbers that are learnt or frozen."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def configs() -> list[tuple[str, ...]]:
-    """Each COCO config: its base, where it has CARAFE, and what that adds."""
+    """List of each COCO config its base, where it has CARAFE, and what that adds."""
     rows = []
     for path in track(sorted(CONFIGS.glob("*_coco.py")), "configs"):
         base = base_of(path)
@@ -119,7 +119,7 @@ def configs() -> list[tuple[str, ...]]:
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table."""
+    """Write a Markdown table."""
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
