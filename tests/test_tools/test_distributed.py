@@ -188,6 +188,7 @@ def test_two_processes_compute_what_one_does(two, one):
     assert_as_one_process(two, one)
 
 
+@SLOW
 def test_four_processes_compute_what_one_does(folder, one):
     assert_as_one_process(train(folder, "four", 4), one)
 
@@ -242,6 +243,7 @@ def two_hosts(folder):
     return hosts
 
 
+@SLOW
 def test_two_hosts_compute_what_one_does(two_hosts, folder, two):
     code, _ = two_hosts(folder, *train_command(1, images=2))
     assert code == 0, (folder / "hosts.log").read_text()[-3000:] + (folder / "second.log").read_text()[-3000:]
@@ -274,6 +276,7 @@ def test_a_host_that_is_cut_off_ends_the_run_after_the_timeout(two_hosts, tmp_pa
     assert "--resume" in log
 
 
+@SLOW
 def test_amp_trains_in_bfloat16_near_float32(folder, one):
     command = [sys.executable, ROOT / "tools/train.py", "equal.py", "--work-dir", "amp", "--amp"]
     code, out = run(command, folder)

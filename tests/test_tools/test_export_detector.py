@@ -88,6 +88,7 @@ def test_a_trained_model_on_an_image_and_on_another(trained, tmp_path):
     assert sum(line.startswith("│") for line in out.splitlines()) == 5
 
 
+@SLOW
 def test_it_says_when_nothing_was_compared(tmp_path, capsys):
     path = tmp_path / "model.pt2"  # the quickest to write
     part = exported(lively("fcos_r50-caffe_fpn", score_thr=1.0), path, dynamic=False)

@@ -12,25 +12,21 @@ pytest.importorskip("onnxscript", reason="the ONNX tools, an optional requiremen
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 pytestmark = pytest.mark.needs(torch="2.10")
 
-# by whether a model may keep its sizes open; some heads fix them while they run
 SLOW = pytest.mark.slow
+SHAPES = CONFIGS / "mask-rcnn_r18_fpn-carafe_shapes.py"
 
 
-def slow(name: str):
-    """A config of a kind that another one stands for in the usual run."""
-    return pytest.param(name, marks=SLOW)
-
-
+# by whether a model may keep its sizes open; some heads fix them while they run
 DYNAMIC = (
     "retinanet_r50_fpn",
-    slow("rtmdet-ins_s"),
-    slow("yolox_s"),
-    slow("fcos_r50-caffe_fpn"),
-    slow("atss_r50_fpn"),
-    slow("rtmdet_s"),
-    slow("faster-rcnn_r50_pafpn"),
+    "rtmdet-ins_s",
+    "yolox_s",
+    "fcos_r50-caffe_fpn",
+    "atss_r50_fpn",
+    "rtmdet_s",
+    "faster-rcnn_r50_pafpn",
 )
-STATIC = (slow("tood_r50_fpn"), slow("vfnet_r50_fpn"), slow("solov2_r50_fpn"))
+STATIC = ("tood_r50_fpn", "vfnet_r50_fpn", "solov2_r50_fpn")
 
 
 def export(path, folder, *args, checkpoint=()):
@@ -49,6 +45,7 @@ def export(path, folder, *args, checkpoint=()):
     return result.stdout
 
 
+@SLOW  # the embedded detector stands for them in the usual run
 @pytest.mark.parametrize("start", DYNAMIC)
 def test_raw_outputs_of_any_batch_and_size(start, tmp_path):
     out = export(config(start), tmp_path, "--part", "raw", "--dynamic")
@@ -57,6 +54,7 @@ def test_raw_outputs_of_any_batch_and_size(start, tmp_path):
     assert [type(d) for d in model.get_inputs()[0].shape] == [str, int, str, str]
 
 
+@SLOW
 @pytest.mark.parametrize("start", STATIC)
 def test_raw_outputs_of_one_size(start, tmp_path):
     assert "verified: the largest error" in export(config(start), tmp_path, "--part", "raw", "--verify")
@@ -72,9 +70,8 @@ def image(tmp_path):
 def test_verified_on_an_image_with_times_and_the_checkpoints_weights(trained, image, tmp_path):
     """The input is the image as OpenCV reads it: channel order and normalisation are in the model."""
     options = ["--cfg-options", *SMALL[:2]]
-    shapes = CONFIGS / "mask-rcnn_r18_fpn-carafe_shapes.py"
     out = export(
-        shapes,
+        SHAPES,
         tmp_path,
         "--part",
         "raw",
@@ -99,53 +96,29 @@ def test_parts(part, tmp_path):
 
 
 def test_a_program_of_torch_export_saves_and_loads(tmp_path):
-    path = config("retinanet_r50_fpn")
-    out = call(
-        "export_onnx.py",
-        path,
-        "--shape",
-        192,
-        224,
-        "--part",
-        "raw",
-        "--dynamic",
-        "--output",
-        "model.pt2",
-        cwd=tmp_path,
-    ).stdout
+    shape, small = ["--shape", 192, 224], ["--cfg-options", *SMALL[:2]]
+    options = [*shape, "--part", "raw", "--dynamic", "--output", "model.pt2", *small]
+    out = call("export_onnx.py", SHAPES, *options, cwd=tmp_path).stdout
     assert "verified" in out
     program = torch.export.load(tmp_path / "model.pt2")
     assert torch.ops.mmcarafe.carafe.default in {node.target for node in program.graph.nodes}
+
+
+RETINANET, TOOD = (CONFIGS / f"{name}_r50_fpn-carafe_1x_coco.py" for name in ("retinanet", "tood"))
+SHAPE = ["--shape", 192, 192]
 
 
 @pytest.mark.parametrize(
     ("args", "match"),
     [
         (["nothing.py"], "config nothing.py does not exist"),
-        ([CONFIGS / "retinanet_r50_fpn-carafe_1x_coco.py", "gone.pth"], "checkpoint gone.pth does not exist"),
+        ([RETINANET, "gone.pth"], "checkpoint gone.pth does not exist"),
         (["mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "--part", "upsampler"], "has no CARAFE module"),
+        (["mmdet::detr/detr_r50_8xb2-150e_coco.py", *SHAPE, "--part", "raw"], "DETR has no dense head"),
+        pytest.param([TOOD, *SHAPE, "--part", "raw", "--dynamic"], "leave --dynamic out", marks=SLOW),
+        ([RETINANET, *SHAPE, "--verify", "gone.png"], "image gone.png does not exist"),
         (
-            ["mmdet::detr/detr_r50_8xb2-150e_coco.py", "--shape", 192, 192, "--part", "raw"],
-            "DETR has no dense head",
-        ),
-        (
-            [CONFIGS / "tood_r50_fpn-carafe_1x_coco.py", "--shape", 192, 192, "--part", "raw", "--dynamic"],
-            "leave --dynamic out",
-        ),
-        (
-            [CONFIGS / "retinanet_r50_fpn-carafe_1x_coco.py", "--shape", 192, 192, "--verify", "gone.png"],
-            "image gone.png does not exist",
-        ),
-        (
-            [
-                CONFIGS / "retinanet_r50_fpn-carafe_1x_coco.py",
-                "--shape",
-                192,
-                192,
-                "--verify",
-                "--tolerance",
-                1e-12,
-            ],
+            [RETINANET, *SHAPE, "--part", "upsampler", "--verify", "--tolerance", 1e-12],
             "differs from PyTorch by",
         ),
     ],
@@ -153,3 +126,4 @@ def test_a_program_of_torch_export_saves_and_loads(tmp_path):
 )
 def test_a_mistake_is_named(tmp_path, args, match):
     refused("export_onnx.py", *args, cwd=tmp_path, match=match)
+    assert not (tmp_path / "model.onnx").exists() or "differs" in match
