@@ -10,7 +10,7 @@ from pathlib import Path
 from mmcv.transforms import LoadImageFromFile
 
 from mmcarafe.apis.coco_results import CocoIds, Drawing, coco_results
-from mmcarafe.apis.config import absence_named
+from mmcarafe.apis.config import KERNELS, absence_named
 from mmcarafe.apis.inferencer import Inferencer
 from mmcarafe.datasets.transforms import Resize, leaves_no_pixel
 from mmcarafe.errors import ImageError, InputError
@@ -91,7 +91,7 @@ def detect(
     try:
         for batch in steps:
             images = [loaded | dict(img_id=0) for _, loaded in batch]
-            with absence_named(f"{type(inferencer.model).__name__} does not run on {device}"):
+            with absence_named(f"{type(inferencer.model).__name__} does not run on {device}", KERNELS):
                 found = inferencer(images, batch_size=len(batch), return_datasamples=True, no_save_vis=True)
             for (name, loaded), sample in zip(batch, found["predictions"], strict=True):
                 sample.classes = inferencer.model.dataset_meta["classes"]

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from torch import nn
 
-from mmcarafe.apis.config import absence_named, build_detector, read_config
+from mmcarafe.apis.config import BUILDERS, absence_named, build_detector, read_config
 from mmcarafe.checkpoint.state_dict import check_state, read_state_dict
 from mmcarafe.datasets.configured import innermost_datasets
 from mmcarafe.deploy.detectors import predicting
@@ -36,7 +36,7 @@ class Inferencer(DetInferencer):
         # it draws, and what it drew is written by the demo
         cfg.visualizer = dict(cfg.get("visualizer") or dict(type="DetLocalVisualizer"), vis_backends=None)
         self.files = config, checkpoint
-        with absence_named(f"config {config} cannot be used"):
+        with absence_named(f"config {config} cannot be used", BUILDERS):
             super().__init__(cfg, checkpoint, device=device, show_progress=False)
 
     def _init_model(self, cfg: Config, weights: str, device: str) -> nn.Module:

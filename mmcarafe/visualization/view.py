@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a detector on one image and finds where its CARAFE modules' maps lie in it."""
 
-import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
 from mmcarafe.analysis import Reassembly, entropy, record, trace
+from mmcarafe.checkpoint.random_state import random_state, set_random_state
 from mmcarafe.ops import carafe
 
 from .loading import to_bgr
@@ -137,16 +137,13 @@ class View:
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """While active, the model evaluates; then modes and random numbers are as they were."""
-    modes = {module: module.training for module in model.modules()}
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    modes, numbers = {module: module.training for module in model.modules()}, random_state()
     model.eval()
     try:
-        with torch.random.fork_rng(devices), torch.no_grad():
+        with torch.no_grad():
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
+        set_random_state(numbers)
         for module, training in modes.items():
             module.training = training
 

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from mmcarafe.apis.config import absence_named, build_detector, read_config
+from mmcarafe.apis.config import KERNELS, absence_named, build_detector, read_config
 from mmcarafe.checkpoint.state_dict import check_checkpoint
 from mmcarafe.errors import InputError
 from mmcarafe.layers import CARAFE
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     if not Path(args.image).is_file():
         raise InputError(f"image {args.image} does not exist")
     model = build_model(cfg, args)
-    with absence_named(f"{type(model).__name__} does not run on {args.device}"):
+    with absence_named(f"{type(model).__name__} does not run on {args.device}", KERNELS):
         seen = look(model, *load_image(cfg, args.image))
     if not seen:
         raise InputError("no CARAFE module ran: a mask head's does where something is found")
