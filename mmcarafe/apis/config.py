@@ -42,7 +42,7 @@ class PISASSDHead(models.PISASSDHead):
 
 
 def read_config(name: str, options: dict | None = None) -> Config:
-    """The config in a file, or one of mmdet's by its name (mmdet::...), with --cfg-options applied."""
+    """Return the config in a file, or one of mmdet's by its name (mmdet::...), with --cfg-options applied."""
     if "::" in name:
         try:
             cfg = get_config(name)
@@ -119,7 +119,7 @@ def drop_pretrained(cfg: object) -> None:
 
 @contextmanager
 def absence_named(consequence: str, packages: tuple[str, ...]) -> Iterator[None]:
-    """While active, what is needed and not there ends in one sentence: InputError.
+    """Turn the absence of what is needed into one sentence, an InputError, while active.
 
     It may be a package, a file, a kernel or an argument. A RuntimeError or TypeError says so where it was
     raised in the code of one of ``packages``; elsewhere it is a fault, whose trace is wanted.

@@ -22,7 +22,7 @@ IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def find_images(given: str, skipped: list[str]) -> list[Path]:
-    """The images that a path or a glob names, in order; what is called like one but is no file is noted.
+    """Return the images that a path or glob names, in order; note what is called like one but is no file.
 
     Raises:
         InputError: there is none.
@@ -45,7 +45,7 @@ def find_images(given: str, skipped: list[str]) -> list[Path]:
 
 
 def test_scale(inferencer: Inferencer) -> tuple[int, int] | None:
-    """The size within which images are resized with their ratio kept; None where they are not."""
+    """Return the size within which images are resized with their ratio kept; None where they are not."""
     steps = [step for step in inferencer.pipeline.transforms if isinstance(step, Resize)]
     return steps[0].scale if steps and steps[0].keep_ratio else None
 
@@ -53,7 +53,7 @@ def test_scale(inferencer: Inferencer) -> tuple[int, int] | None:
 def read_images(
     paths: list[Path], skipped: list[str], scale: tuple[int, int] | None, load: Callable = LOAD
 ) -> Iterator[tuple[str, dict]]:
-    """Name of each image, and what a pipeline's loading step makes of it; unusable ones are noted."""
+    """Yield name of each image, and what a pipeline's loading step makes of it; note unusable ones."""
     for path in paths:
         try:
             loaded = load(dict(img_path=str(path)))
@@ -68,7 +68,7 @@ def read_images(
 
 
 def batches(items: Iterable, size: int) -> Iterator[list]:
-    """Lists of up to ``size`` items."""
+    """Yield lists of up to ``size`` items."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

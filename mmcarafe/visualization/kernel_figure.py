@@ -13,12 +13,12 @@ from .parts import FONT, SMALL, colour_bar, grid, heading, label, module_title
 from .points import Point
 from .view import View
 
-LEGIBLE = 7
+MAX_PRINTED_KERNEL = 7
 """Largest kernel whose weights are printed."""
 
 
 def draw_kernels(view: View, points: Sequence[Point]) -> Figure:
-    """The kernel that each level has at each point: a row a level, a column a point, one scale."""
+    """Draw the kernel that each level has at each point: a row a level, a column a point, one scale."""
     figure, axes = grid(len(view.calls), len(points), 2.3, 2.0)
     kernels = [[100 * kernel for kernel in view.kernels(point.x, point.y)] for point in points]
     largest = max(kernel.max() for column in kernels for kernel in column)
@@ -53,7 +53,7 @@ def _kernel(kernel: np.ndarray, scale: ScalarMappable, axis: Axes) -> None:
     axis.set_xticks(range(side), offsets)
     axis.set_yticks(range(side), offsets)
     axis.tick_params(labelsize=SMALL, length=0)
-    if side > LEGIBLE:
+    if side > MAX_PRINTED_KERNEL:
         return
     digits = 0 if scale.norm.vmax >= 10 else 2 if side <= 5 else 1
     for (row, column), value in np.ndenumerate(kernel):

@@ -44,7 +44,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def newest_metrics(work_dir: Path) -> tuple[dict, Path]:
-    """Metrics of the newest evaluation below a work directory, and the file that has them."""
+    """Return metrics of the newest evaluation below a work directory, and the file that has them."""
     for path in sorted(work_dir.rglob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True):
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if "coco/" in line]
         if lines:

@@ -61,7 +61,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def build_model(cfg: Config, args: argparse.Namespace) -> nn.Module:
-    """The detector with its weights; InputError where there is nothing to look at."""
+    """Build the detector with its weights; InputError where there is nothing to look at."""
     model = build_detector(cfg)
     if not any(isinstance(module, CARAFE) for module in model.modules()):
         raise InputError(
@@ -73,7 +73,7 @@ def build_model(cfg: Config, args: argparse.Namespace) -> nn.Module:
 
 
 def points_of(view: View, args: argparse.Namespace) -> list[Point]:
-    """Those of the command line that are in the view, or chosen ones."""
+    """Return the command line's points that are in the view, or chosen ones."""
     if not args.points:
         return choose_points(view, args.count)
     try:
