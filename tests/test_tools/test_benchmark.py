@@ -9,7 +9,7 @@ import pytest
 import torch
 from benchmark import cpu, page, report, rows
 from benchmark.forms import FORMS, Inputs
-from benchmark.measure import Call
+from benchmark.measure import Call, in_turn
 from commands import ROOT, call, refused, tool
 
 from mmcarafe.errors import InputError
@@ -65,7 +65,7 @@ def test_extra_memory_finds_a_temporary():
 def test_rows_are_called_in_turn():
     called = []
     calls = {name: [Call(lambda _, name=name: called.append(name))] for name in "ab"}
-    times = cpu.Cpu().in_turn(calls, rounds=2)
+    times = in_turn(cpu.Cpu(), calls, rounds=2)
     assert called == ["a", "b"] * 3
     assert [result["calls"] for result in times.values()] == [2, 2]
 

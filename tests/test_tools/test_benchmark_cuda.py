@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from benchmark import gpu, page, rows
 from benchmark.forms import Inputs
-from benchmark.measure import Call, calls_of
+from benchmark.measure import Call, calls_of, in_turn
 from commands import refused, tool
 from samples import needs_triton
 
@@ -128,7 +128,7 @@ def test_rows_run_in_turn_after_two_rounds_of_warming_up():
     row, processor = rows.ROWS["nearest"], Processor()
     calls = {name: [Call(lambda _, name=name: called.append(name), row, inputs)] * 30 for name in "ab"}
     processor.started = 0
-    times = processor.in_turn(calls, 3, {})
+    times = in_turn(processor, calls, 3)
     assert processor.started == 2 * 2 * (3 + 2)
     assert called == (["a"] * 120 + ["b"] * 120) * 5  # 30 twice, replayed and called
     assert times.keys() == {"a", "b"}

@@ -7,23 +7,18 @@ import platform
 import re
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import median
 
 import torch
 from benchmark.forms import Inputs
-from benchmark.measure import Call, calls_of
+from benchmark.measure import Call, calls_of, in_turn
 from benchmark.model import MODEL, model_functions
 from benchmark.rows import BOTH, FORWARD
 
 from mmcarafe.errors import InputError
 from mmcarafe.ops import implementations
 
-SLOW_SECONDS = 0.5
-"""A row that is slower is called SLOW_ROUNDS times."""
-
-SLOW_ROUNDS = 3
 MATRIX_SIDE = 2048
 FLOAT32 = dict(layout="contiguous", dtype="float32")
 
@@ -32,6 +27,7 @@ class Cpu:
     """Times calls, and finds out their peak memory."""
 
     name = type = "cpu"
+    warm_rounds = 1
 
     def __init__(self):
         info = Path("/proc/cpuinfo")
@@ -48,32 +44,24 @@ class Cpu:
         """Return on how many sets of inputs a row runs: on one."""
         return 1
 
-    def seconds(self, call: Call) -> float:
-        """Return the wall time of one call."""
-        with call.chosen("cpu"):
-            start = time.perf_counter()
-            out = call.function(call.inputs)
-            if call.grad is not None:
-                out.backward(call.grad)
-            return time.perf_counter() - start
+    def clocks(self, calls: list[Call]) -> list[Callable[[], float]]:
+        """Return what times one call, milliseconds."""
 
-    def in_turn(
-        self, rows: dict[str, list[Call]], rounds: int, left_out: dict | None = None
-    ) -> dict[str, dict]:
-        """Time each row in every round, after one call that is not counted; return milliseconds."""
-        calls = {name: call for name, (call,) in rows.items()}
-        warm = {name: self.seconds(call) for name, call in calls.items()}
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        for i in range(rounds):
-            for name, call in calls.items():
-                if i < SLOW_ROUNDS or warm[name] < SLOW_SECONDS:
-                    times[name].append(self.seconds(call) * 1e3)
-        results = {}
-        for name, ms in times.items():
-            results[name] = dict(ms=median(ms), least=min(ms), most=max(ms), calls=len(ms))
-            if flops := calls[name].flops:
-                results[name]["gflops"] = flops / median(ms) / 1e6
-        return results
+        def milliseconds(call: Call = calls[0]) -> float:
+            with call.chosen("cpu"):
+                start = time.perf_counter()
+                out = call.function(call.inputs)
+                if call.grad is not None:
+                    out.backward(call.grad)
+                return (time.perf_counter() - start) * 1e3
+
+        return [milliseconds]
+
+    def rates(self, calls: list[Call], ms: float) -> dict:
+        """Return GFLOP/s of the operator: each gradient takes as many operations as the forward pass."""
+        if not calls[0].row.implementation:
+            return {}
+        return dict(gflops=calls[0].inputs.flops * (1 if calls[0].grad is None else 3) / ms / 1e6)
 
     def extra_memory(self, call: Call) -> int | None:
         """Return peak bytes of a forward call beyond its output, by the high-water mark; Linux only."""
@@ -103,7 +91,7 @@ def measure_more(cpu: Cpu, args: Namespace) -> Iterator[tuple[list[dict], list[d
     results = []
     for threads in (2**i for i in range(args.threads.bit_length())):
         torch.set_num_threads(threads)
-        (result,) = cpu.in_turn({best: calls[best]}, args.rounds).values()
+        (result,) = in_turn(cpu, {best: calls[best]}, args.rounds).values()
         results.append(case | dict(what=f"{BOTH} by threads", row=str(threads)) | result)
     torch.set_num_threads(args.threads)
     yield results, []
@@ -111,7 +99,7 @@ def measure_more(cpu: Cpu, args: Namespace) -> Iterator[tuple[list[dict], list[d
         print(f"measuring {MODEL}", flush=True)
         calls = {name: [Call(function)] for name, function in model_functions().items()}
         case = dict(shape=MODEL, what=FORWARD, **FLOAT32)
-        yield [case | dict(row=name) | r for name, r in cpu.in_turn(calls, args.rounds).items()], []
+        yield [case | dict(row=name) | r for name, r in in_turn(cpu, calls, args.rounds).items()], []
     reuse_memory()
     a = torch.randn(MATRIX_SIDE, MATRIX_SIDE)
     calls = {("contiguous", "matrix product"): [Call(lambda _: a @ a)]}
@@ -119,9 +107,11 @@ def measure_more(cpu: Cpu, args: Namespace) -> Iterator[tuple[list[dict], list[d
         rows, _ = calls_of(cpu, "replaced", "P3", layout, "float32", FORWARD)
         calls |= {(layout, name): rows[name] for name in (best, "nearest")}
     results = []
-    for (layout, name), result in cpu.in_turn(calls, args.rounds).items():
+    for (layout, name), result in in_turn(cpu, calls, args.rounds).items():
         if name == "matrix product":
             result["gflops"] = 2 * MATRIX_SIDE**3 / result["ms"] / 1e6
+        else:
+            result |= cpu.rates(calls[layout, name], result["ms"])
         case = dict(shape="P3", layout=layout, dtype="float32", what=f"{FORWARD}, memory reused", row=name)
         results.append(case | result)
     yield results, []

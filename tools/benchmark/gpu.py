@@ -22,13 +22,12 @@ COPY_BYTES = 2**30
 CALL_COUNT = 40
 """Calls of a row between two events."""
 
-WARM_ROUNDS = 2
-
 
 class Gpu:
     """Times calls, and finds out their peak memory; InputError unless there is a GPU."""
 
     name = type = "cuda"
+    warm_rounds = 2
 
     def __init__(self):
         self.check()
@@ -61,32 +60,19 @@ class Gpu:
             ceil(2 * self.facts["l2"] / (first.features.nbytes + first.masks.nbytes + first.output_bytes)) + 1
         )
 
-    def in_turn(self, rows: dict[str, list[Call]], rounds: int, left_out: dict[str, str]) -> dict[str, dict]:
-        """Time each row in every round, replayed and called from Python; return milliseconds of one call."""
-        steps = {name: [partial(run, call) for call in calls] for name, calls in rows.items()}
-        graphs, times = {}, {}
-        for name, (call, *_) in rows.items():
-            size = len(steps[name]) * call.inputs.output_bytes
-            try:  # larger outputs do not stay in the cache anyway
-                graphs[name] = self.captured(steps[name], keep=size < 8 * self.facts["l2"])
-                times[name] = [], []
-            except torch.OutOfMemoryError:
-                left_out[name] = "out of memory"
-        for i in range(WARM_ROUNDS + rounds):
-            for name, graph in graphs.items():
-                repeats = ceil(CALL_COUNT / len(steps[name]))  # so that starting a graph takes no time
-                count = repeats * len(steps[name])
-                for kind, calls in zip(times[name], ([graph], steps[name]), strict=True):
-                    ms = self.milliseconds(calls * repeats) / count
-                    if i >= WARM_ROUNDS:
-                        kind.append(ms)
-        results = {}
-        for name, (replayed, called) in times.items():
-            result = dict(ms=median(replayed), least=min(replayed), most=max(replayed))
-            gbs = moved_bytes(rows[name][0]) / result["ms"] / 1e6
-            result |= dict(called_ms=median(called), sets=len(rows[name]))
-            results[name] = result | dict(gbs=gbs, of_copy=gbs / self.facts["copy"])
-        return results
+    def clocks(self, calls: list[Call]) -> list[Callable[[], float]]:
+        """Return what times the calls replayed from a graph and called from Python, milliseconds of one."""
+        steps = [partial(run, call) for call in calls]
+        # larger outputs do not stay in the cache anyway
+        graph = self.captured(steps, keep=len(calls) * calls[0].inputs.output_bytes < 8 * self.facts["l2"])
+        repeats = ceil(CALL_COUNT / len(calls))  # so that starting a graph takes no part of the time
+        count = repeats * len(calls)
+        return [lambda c=c: self.milliseconds(c * repeats) / count for c in ([graph], steps)]
+
+    def rates(self, calls: list[Call], ms: float) -> dict:
+        """Return GB/s, its share of what a copy reaches, and on how many sets of inputs."""
+        gbs = moved_bytes(calls[0]) / ms / 1e6
+        return dict(gbs=gbs, of_copy=gbs / self.facts["copy"], sets=len(calls))
 
     def captured(self, calls: Sequence[Callable], keep: bool) -> Callable[[], None]:
         """Return the calls, once each, as one CUDA graph to replay; ``keep``: outputs share no memory."""
@@ -134,8 +120,7 @@ class Gpu:
         """Return GB/s of a device-to-device copy, read and written bytes counted."""
         source, target = (torch.ones(COPY_BYTES, dtype=torch.uint8, device=self.type) for _ in range(2))
         copy = [lambda: target.copy_(source)]
-        times = [self.milliseconds(copy) for _ in range(WARM_ROUNDS + 9)][WARM_ROUNDS:]
-        return 2 * COPY_BYTES / median(times) / 1e6
+        return 2 * COPY_BYTES / median(self.milliseconds(copy) for _ in range(11)) / 1e6
 
 
 def run(call: Call) -> Tensor | tuple:

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from statistics import median
 
 import torch
 from benchmark.forms import Inputs
@@ -18,6 +19,11 @@ from benchmark.rows import BOTH, PASSES, SHAPES, Row, rows_of
 from torch import Tensor
 
 from mmcarafe.ops import use_implementation
+
+SLOW_MS = 500
+"""A row that is slower is timed in SLOW_ROUNDS rounds."""
+
+SLOW_ROUNDS = 3
 
 
 @dataclass
@@ -34,12 +40,30 @@ class Call:
         named = self.row and self.row.implementation
         return use_implementation(device, named) if named else nullcontext()
 
-    @property
-    def flops(self) -> int | None:
-        """Operations of the operator: each gradient takes as many as the forward pass."""
-        if self.row and self.row.implementation:
-            return self.inputs.flops * (1 if self.grad is None else 3)
-        return None
+
+def in_turn(device, rows: dict, rounds: int, left_out: dict[str, str] | None = None) -> dict:
+    """Time each row in every round; return medians and spread of one call, milliseconds.
+
+    ``device`` gives the clocks that time a row: on a GPU a second one, as called from Python.
+    """
+    clocks = {}
+    for name, calls in rows.items():
+        try:
+            clocks[name] = device.clocks(calls)
+        except torch.OutOfMemoryError:
+            left_out[name] = "out of memory"
+    times = {name: [] for name in clocks}
+    for i in range(device.warm_rounds + rounds):
+        for name, row in clocks.items():
+            if i < device.warm_rounds + SLOW_ROUNDS or times[name][0][0] < SLOW_MS:
+                times[name].append([clock() for clock in row])
+    results = {}
+    for name, rows_times in times.items():
+        ms, *others = zip(*rows_times[device.warm_rounds :], strict=True)
+        results[name] = dict(ms=median(ms), least=min(ms), most=max(ms), calls=len(ms))
+        for called in others:
+            results[name]["called_ms"] = median(called)
+    return results
 
 
 def measure(device, args: Namespace) -> Iterator[tuple[list[dict], list[dict]]]:
@@ -50,8 +74,9 @@ def measure(device, args: Namespace) -> Iterator[tuple[list[dict], list[dict]]]:
         for what in PASSES:
             case = dict(shape=shape, layout=layout, dtype=dtype, what=what)
             calls, others = calls_of(device, args.peers, **case)
-            for name, result in device.in_turn(calls, args.rounds, others).items():
+            for name, result in in_turn(device, calls, args.rounds, others).items():
                 call = calls[name][0]
+                result |= device.rates(calls[name], result["ms"])
                 if args.memory and what != BOTH and (extra := device.extra_memory(call)) is not None:
                     result["extra"] = extra / call.inputs.output_bytes
                 results.append(case | dict(row=name) | result)
