@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo writes: COCO results with their numbers, and pictures or a video."""
+"""Write what the demo finds: COCO results with their numbers, and pictures or a video."""
 
 from collections import defaultdict
 from pathlib import Path

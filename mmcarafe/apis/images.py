@@ -17,8 +17,8 @@ from mmcarafe.errors import ImageError, InputError
 from mmcarafe.utils.files import write_file
 from mmcarafe.visualization import to_bgr
 
-LOAD = LoadImageFromFile()  # as most configs have it
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+LOADER = LoadImageFromFile()  # as most configs have it
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def find_images(given: str, skipped: list[str]) -> list[Path]:
@@ -31,14 +31,14 @@ def find_images(given: str, skipped: list[str]) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        named = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES)
-        absent = f"folder {given} holds no image ({', '.join(sorted(IMAGES))})"
+        named = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        absent = f"folder {given} holds no image ({', '.join(sorted(SUFFIXES))})"
     else:
         named = [Path(name) for name in sorted(glob(given))]
         absent = f"{given} is no image, folder, glob or video that exists"
     # a link to nothing, a folder, a pipe (which would be waited for)
     others = [p for p in named if not p.is_file()]
-    skipped += [f"{p} (no file)" for p in others if p.suffix.lower() in IMAGES]
+    skipped += [f"{p} (no file)" for p in others if p.suffix.lower() in SUFFIXES]
     if len(others) == len(named):
         raise InputError(absent)
     return [p for p in named if p.is_file()]
@@ -51,7 +51,7 @@ def test_scale(inferencer: Inferencer) -> tuple[int, int] | None:
 
 
 def read_images(
-    paths: list[Path], skipped: list[str], scale: tuple[int, int] | None, load: Callable = LOAD
+    paths: list[Path], skipped: list[str], scale: tuple[int, int] | None, load: Callable = LOADER
 ) -> Iterator[tuple[str, dict]]:
     """Yield name of each image, and what a pipeline's loading step makes of it; note unusable ones."""
     for path in paths:

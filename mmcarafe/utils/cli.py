@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands share: mmdet's options, and one sentence for each likely mistake."""
+"""Share among commands mmdet's options, and one sentence for each likely mistake."""
 
 import argparse
 import errno

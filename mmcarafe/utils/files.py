@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tools for pictures read and write: where files may go, and an error that names what failed."""
+"""Check where files may go, and write them with an error that names what failed."""
 
 from collections.abc import Iterable
 from pathlib import Path

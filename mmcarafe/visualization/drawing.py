@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All pictures of a view, and their pixels."""
+"""Draw all pictures of a view, and give their pixels."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from .trace_figure import draw_trace
 from .view import View
 
 PICTURES = dict(trace=draw_trace, kernels=draw_kernels, entropy=draw_entropy, features=draw_features)
-"""What draws each picture, by its name."""
+"""Functions that draw the pictures, by name."""
 
 
 def draw(view: View, points: Sequence[Point]) -> dict[str, Figure]:

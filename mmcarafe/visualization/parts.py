@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pictures have in common. Colours and colour maps can be told apart by the colour-blind."""
+"""Draw what the pictures have in common. Colours and colour maps can be told apart by the colour-blind."""
 
 from collections.abc import Sequence
 from string import ascii_uppercase
@@ -17,7 +17,7 @@ from .view import View
 POINT_COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#009E73", "#D55E00", "#0072B2")
 """Okabe and Ito's; points have letters too."""
 
-SMALL, FONT, LARGE = 8, 9, 11
+NOTE, FONT, TITLE = 8, 9, 11
 """Sizes of text in points."""
 
 
@@ -43,7 +43,7 @@ def heading(figure: Figure, view: View, title: str, explanation: str) -> None:
     inches = figure.get_figwidth()
     roi = ", RoI with the highest score" if view.is_roi else ""
     title = fill(f"{title}: {view.name}{roi}", int(8 * inches))
-    figure.suptitle(title, fontsize=LARGE + 1, fontweight="bold")
+    figure.suptitle(title, fontsize=TITLE + 1, fontweight="bold")
     figure.supxlabel(fill(explanation, int(13 * inches)), fontsize=FONT)
 
 
@@ -73,8 +73,8 @@ def mark(points: Sequence[Point], axis: Axes, first: int = 0) -> None:
         axis.plot(point.x, point.y, "o", ms=7, mfc=colour, mec="black", mew=1.2, zorder=5)
         axis.annotate(
             letter(number), (point.x, point.y), (6, 5), textcoords="offset points", color=colour,
-            fontsize=LARGE + 1, fontweight="bold", path_effects=[withStroke(linewidth=3, foreground="black")],
-            zorder=6, annotation_clip=False,
+            fontsize=TITLE + 1, fontweight="bold", zorder=6, annotation_clip=False,
+            path_effects=[withStroke(linewidth=3, foreground="black")],
         )  # fmt: skip
 
 
@@ -115,6 +115,6 @@ def colour_bar(shown, axis: Axes | list[Axes], text: str, **options) -> Colorbar
     """Draw a labelled colour bar beside axes."""
     figure = axis[0].figure if isinstance(axis, list) else axis.figure
     bar = figure.colorbar(shown, ax=axis, **options)
-    bar.ax.tick_params(labelsize=SMALL)
+    bar.ax.tick_params(labelsize=NOTE)
     bar.set_label(text, fontsize=FONT)
     return bar

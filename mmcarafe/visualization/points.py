@@ -26,7 +26,7 @@ class Point(NamedTuple):
     y: float
     """From the top."""
     what: str = ""
-    """Why it was chosen."""
+    """The reason to look at it."""
 
 
 def choose_points(view: View, count: int = 4) -> list[Point]:

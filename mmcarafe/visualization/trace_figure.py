@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where output pixels come from, through all levels."""
+"""Draw where output pixels come from, through all levels."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from .parts import FONT, SMALL, colour_bar, grid, heading, image_title, label, map_title, mark, show_image
+from .parts import FONT, NOTE, colour_bar, grid, heading, image_title, label, map_title, mark, show_image
 from .points import Point
 from .view import View
 
@@ -45,8 +45,8 @@ def draw_trace(view: View, points: Sequence[Point]) -> Figure:
         for level in range(len(view.calls))
     ]
     axes[-1, 0].legend(
-        handles=lines, loc="upper left", bbox_to_anchor=(0, -0.02), fontsize=SMALL,
-        title="frames: area of the squares in the", title_fontsize=SMALL, alignment="left",
+        handles=lines, loc="upper left", bbox_to_anchor=(0, -0.02), fontsize=NOTE,
+        title="frames: area of the squares in the", title_fontsize=NOTE, alignment="left",
     )  # fmt: skip
     return figure
 
@@ -95,9 +95,8 @@ def _gathered(view: View, point: Point, weight: np.ndarray, level: int, axis: Ax
     colour_bar(collection, axis, "share [%]", shrink=0.9)
     if weight.sum() < 1 - MIN_SHARE:
         text = f"{1 - weight.sum():.0%} from past the border"
-        axis.text(
-            0.03, 0.03, text, transform=axis.transAxes, fontsize=SMALL, bbox=dict(fc="white", ec="0.5", pad=2)
-        )
+        box = dict(fc="white", ec="0.5", pad=2)
+        axis.text(0.03, 0.03, text, transform=axis.transAxes, fontsize=NOTE, bbox=box)
 
 
 def _zoom(axis: Axes, area: tuple[float, float, float, float], step: tuple[float, float]) -> None:

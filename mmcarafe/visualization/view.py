@@ -41,7 +41,7 @@ class View:
     scale_factor: tuple[float, float]
     """Horizontal and vertical: how many times larger ``image`` is than the original."""
     is_roi: bool
-    """Whether the maps are those of a RoI."""
+    """True where the maps are those of a RoI."""
 
     def step(self, level: int) -> tuple[float, float]:
         """Return width and height of a cell of the map that a level takes; level -1: of the finest output."""

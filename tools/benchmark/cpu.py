@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a CPU is measured: wall time, peak memory; and by threads, whole models and memory that is reused."""
+"""Measure a CPU: wall time, peak memory; and by threads, whole models and memory that is reused."""
 
 import ctypes
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a GPU is measured: CUDA events, graphs and the allocator's peak.
+"""Measure a GPU: CUDA events, graphs and the allocator's peak.
 
 Every row runs over several sets of inputs, together larger than twice the GPU's L2 cache, and is timed in two
 ways: replayed from a CUDA graph, which is the GPU's own time, and called from Python, which is what a network

@@ -17,7 +17,7 @@ PLOT = "benchmark.png"
 NAMES = dict(cpu="benchmark", cuda="benchmark-cuda")
 """Of the page's sections."""
 
-CPU = """\
+CPU_TEXT = """\
 One run of `python tools/benchmark_op.py --all --page docs/benchmarks.md` on {machine}, no GPU:
 float32, k=5, x2, medians of {rounds} calls in turn (3 where a row takes over half a second), fresh outputs.
 P2 to P5 are the FPN levels of an 800 x 1344 image, 256 channels; RoIs are 256 x 14 x 14.
@@ -48,7 +48,7 @@ Selecting boxes and pasting masks, the same for both, are left out of the last t
 All that was measured is in [benchmarks.json](benchmarks.json).
 """
 
-CUDA = """\
+CUDA_TEXT = """\
 One run of `python tools/benchmark_op.py --device cuda --all --page docs/benchmarks.md` on {gpu}
 (torch {torch}, CUDA {cuda}, Triton {triton}): k=5, x2, medians of {rounds} rounds, inputs in turn from
 a pool of twice the L2 cache, microseconds of one call replayed from a CUDA graph and, in brackets, called
@@ -77,7 +77,7 @@ def cpu_section(data: dict) -> str:
     parts = dict.fromkeys(r["row"].partition(": ")[2] for r in data["results"] if r["shape"] == MODEL)
     model = {part: [of(data, f"{name}: {part}", MODEL) for name in CONFIGS] for part in parts}
     model["together"] = [together(data, name) for name in CONFIGS]
-    return CPU.format(
+    return CPU_TEXT.format(
         machine=described(data["machine"]),
         rounds=data["rounds"],
         targets=markdown(aims),
@@ -103,7 +103,7 @@ def cuda_section(data: dict) -> str:
         ours = rows.get("mmcarafe triton")
         lines.append([*case, *times, f"{ours['of_copy']:.0%}" if ours else ""])
     reasons = sorted({f"Left out: {r['row']}: {r['why']}.\n" for r in data["left_out"]})
-    return CUDA.format(
+    return CUDA_TEXT.format(
         **data["machine"],
         rounds=data["rounds"],
         rows=" | ".join(names),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the measurements say: ratios against their aims, and tables on the screen."""
+"""Sum the measurements up: ratios against their aims, and tables on the screen."""
 
 from collections.abc import Iterator
 from functools import partial

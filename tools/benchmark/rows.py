@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is timed: a new row is one entry of ``ROWS``."""
+"""List what is timed: a new row is one entry of ``ROWS``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ LAYOUTS = ("contiguous", "channels_last")
 DTYPES = ("float32", "float16", "bfloat16")
 PASSES = FORWARD, BOTH = ("forward", "forward+backward")
 PEERS = ("none", "replaced", "eager", "compiled")
-"""What the operator is compared with, each with those before it."""
+"""Kinds of rows that the operator is compared with, each with those before it."""
 
 COMPILED_SHAPE = "P3"
 """Compiling takes minutes: on a CPU once, for the shape of the aims."""
@@ -134,7 +134,7 @@ ROWS = {
         for name, function in FORMS.items()
     },
 }
-"""What the operator is compared with; before these come the operator's implementations."""
+"""Rows that the operator is compared with; its implementations come before them."""
 
 
 def rows_of(
