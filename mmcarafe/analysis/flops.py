@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters and floating-point operations of a detector, by component, and against another one.
-
-One image goes through the detector on the CPU, and torch's counter counts what runs (a multiply-add as
-two); CARAFE modules are counted by the paper's formula. The heads of two-stage detectors are counted for as
-many RoIs as the settings for tests allow: those of the proposals in box heads, of the detections in mask
-heads. Of a semi-supervised detector the one that predicts is counted.
-"""
+"""Parameters and floating-point operations of a detector, by component; docs/flops.md says what counts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

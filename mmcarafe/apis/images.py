@@ -80,12 +80,8 @@ def detect(
     ids: CocoIds,
     drawing: Drawing,
     score_thr: float = 0.3,
-) -> tuple[int, int]:
-    """Detect in batches of named images, and write what is found.
-
-    Returns:
-        tuple[int, int]: how many objects were found, in how many images.
-    """
+) -> None:
+    """Detect in batches of named images, and write what is found."""
     results, number = [], 0
     device = next(inferencer.model.parameters()).device
     try:
@@ -103,4 +99,3 @@ def detect(
         path = drawing.folder / "results.json"
         write_file(path, (json.dumps(results) + "\n").encode())
         print(f"{len(results)} objects in {number} images; written: {path} and the drawings")
-    return len(results), number

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmcarafe.errors import InputError
+
 from .view import View
 
 MIN_KEPT_SHARE = 0.9
@@ -70,7 +72,7 @@ def image_points(view: View, positions: Sequence[tuple[float, float]]) -> list[P
         positions (sequence of (x, y)): pixels of the original image; 0 is the first, not its edge.
 
     Raises:
-        ValueError: a position is outside the image.
+        InputError: a position is outside the image.
     """
     (sx, sy), (height, width) = view.scale_factor, view.image.shape[:2]
     left, top, right, bottom = view.inside
@@ -78,7 +80,7 @@ def image_points(view: View, positions: Sequence[tuple[float, float]]) -> list[P
     for x, y in positions:
         if not (0 <= x < round(width / sx) and 0 <= y < round(height / sy)):
             size = f"{round(width / sx)} x {round(height / sy)}"
-            raise ValueError(f"point {x:g} {y:g} is outside the image, which is {size} pixels")
+            raise InputError(f"point {x:g} {y:g} is outside the image, which is {size} pixels")
         x, y = min((x + 0.5) * sx, width - 0.5), min((y + 0.5) * sy, height - 0.5)
         if left <= x < right and top <= y < bottom:
             points.append(Point(x, y, "chosen"))
