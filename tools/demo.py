@@ -17,7 +17,7 @@ from rich.progress import track
 from mmcarafe.apis.coco_results import CocoIds, Drawing
 from mmcarafe.apis.images import batches, detect, find_images, read_images, test_scale
 from mmcarafe.apis.inferencer import Inferencer
-from mmcarafe.apis.video import VIDEOS, Video
+from mmcarafe.apis.video import SUFFIXES, Video
 from mmcarafe.errors import InputError
 from mmcarafe.utils.cli import add_device_option, run
 from mmcarafe.utils.files import check_folder, check_kept
@@ -42,8 +42,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def open_video(args: argparse.Namespace) -> Video | None:
-    """The input where it is a video; InputError where it cannot be read as one."""
-    if Path(args.input).suffix.lower() not in VIDEOS or not Path(args.input).is_file():
+    """Return the input where it is a video; InputError where it cannot be read as one."""
+    if Path(args.input).suffix.lower() not in SUFFIXES or not Path(args.input).is_file():
         return None
     if args.ann_file:
         raise InputError("--ann-file: frames of a video are in no annotation file; leave it out")

@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters and floating-point operations of a detector, by component, and against another one.
-
-One image goes through the detector on the CPU, and torch's counter counts what runs (a multiply-add as
-two); CARAFE modules are counted by the paper's formula. The heads of two-stage detectors are counted for as
-many RoIs as the settings for tests allow: those of the proposals in box heads, of the detections in mask
-heads. Of a semi-supervised detector the one that predicts is counted.
-"""
+"""Parameters and floating-point operations of a detector, by component; docs/flops.md says what counts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +20,7 @@ from mmcarafe.layers.flops import carafe_bias_flops, carafe_flops
 
 CARAFES = "of these, CARAFE"
 OUTSIDE = "outside of these"
-PROPOSALS = 2  # run, and multiplied
+PROPOSAL_COUNT = 2  # run, and multiplied
 
 
 @dataclass
@@ -44,7 +38,7 @@ class Cost:
 
 
 def components(model: nn.Module) -> dict[str, nn.Module]:
-    """A detector's parts by name; those of a RoI head one by one."""
+    """Return a detector's parts by name; those of a RoI head one by one."""
     parts = {}
     for name, module in model.named_children():
         if name == "roi_head":
@@ -103,10 +97,11 @@ def rois_of(model: nn.Module) -> dict[str, int]:
 
 
 def propose(model: nn.Module, shape: list[int]) -> None:
-    """Let the RPN propose PROPOSALS boxes whatever it computes."""
+    """Let the RPN propose PROPOSAL_COUNT boxes whatever it computes."""
     height, width = shape
-    boxes = torch.tensor([[0.0, 0.0, width / 2, height / 2]] * PROPOSALS)
-    proposals = InstanceData(bboxes=boxes, scores=torch.ones(PROPOSALS), labels=torch.zeros(PROPOSALS).long())
+    boxes = torch.tensor([[0.0, 0.0, width / 2, height / 2]] * PROPOSAL_COUNT)
+    scores, labels = torch.ones(len(boxes)), torch.zeros(len(boxes), dtype=torch.long)
+    proposals = InstanceData(bboxes=boxes, scores=scores, labels=labels)
     compute = model.rpn_head.predict
     model.rpn_head.predict = lambda *args, **kwargs: [compute(*args, **kwargs) and proposals]
     model.rpn_head.predict_by_feat = lambda *args, **kwargs: [proposals]
@@ -121,7 +116,7 @@ def mode_of(model: nn.Module) -> str:
 
 
 def count(model: nn.Module, shape: list[int]) -> dict[str, Cost]:
-    """Cost of each component for one image; InputError where the CPU cannot run the detector on it."""
+    """Count each component's cost for one image; InputError where the CPU cannot run the detector on it."""
     model = predicting(model).requires_grad_(False)
     for parameter in model.parameters():  # random ones may give boxes that are not finite
         parameter.zero_()
@@ -147,11 +142,11 @@ def count(model: nn.Module, shape: list[int]) -> dict[str, Cost]:
 
 
 def costs_of(model: nn.Module, parts: dict, rois: dict[str, int], meter: Meter) -> dict[str, Cost]:
-    """Cost of each component, of what is in none, and of the CARAFE modules among them."""
+    """Return the cost of each component, of what is in none, and of the CARAFE modules among them."""
     costs, carafe = {}, Cost()
     for name, part in parts.items():
         # operations of a RoI head are proportional to the RoIs, of which it got a few
-        more = rois[name] / PROPOSALS if name in rois else 1
+        more = rois[name] / PROPOSAL_COUNT if name in rois else 1
         costs[name] = Cost(parameters_of(part), round(meter.flops[name] * more))
         layers = [m for m in part.modules() if isinstance(m, CARAFE)]
         carafe += Cost(sum(map(parameters_of, layers)), round(meter.carafe[name] * more))
@@ -163,7 +158,7 @@ def costs_of(model: nn.Module, parts: dict, rois: dict[str, int], meter: Meter) 
 
 
 def parameters_of(module: nn.Module) -> int:
-    """Number of parameters."""
+    """Return the number of parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

@@ -36,11 +36,11 @@ class Reassembly:
     """The call whose output, cut and added to a lateral, is ``features``; None: there is none."""
 
     def output(self) -> Tensor:
-        """What the module returned: Tensor[N, C, s*H, s*W]."""
+        """Return the module's output: Tensor[N, C, s*H, s*W]."""
         return carafe(self.features, self.kernels, self.kernel_size, self.groups, self.scale)
 
     def chain(self) -> list["Reassembly"]:
-        """This call, its source, the source of that, and so on: finest first."""
+        """Return this call, its source, the source of that, and so on: finest first."""
         return [self] + (self.source.chain() if self.source else [])
 
 
@@ -64,7 +64,7 @@ class _FollowSums(TorchFunctionMode):
 
 @contextmanager
 def record(model: nn.Module) -> Iterator[list[Reassembly]]:
-    """While active, every call of a CARAFE module in ``model`` is appended to the list, in call order.
+    """Append every call of a CARAFE module in ``model`` to the list while active, in call order.
 
     Nothing that the model computes changes. Calls are linked (``source``) where the output of one is the
     input of the next after no more than cropping and additions, as on the top-down path of an FPN; with a
@@ -114,7 +114,7 @@ def record(model: nn.Module) -> Iterator[list[Reassembly]]:
 
 
 def entropy(kernels: Tensor, groups: int = 1) -> Tensor:
-    """How uniform each reassembly kernel is: its entropy over that of a uniform one.
+    """Return how uniform each reassembly kernel is: its entropy over that of a uniform one.
 
     Args:
         kernels (Tensor[N, G*k*k, H, W]): normalised kernels.
@@ -142,7 +142,7 @@ def entropy(kernels: Tensor, groups: int = 1) -> Tensor:
 
 
 def trace(call: Reassembly, row: int, column: int, index: int = 0) -> list[Tensor]:
-    """Where an output pixel was assembled from, on every map of the chain.
+    """Return where an output pixel was assembled from, on every map of the chain.
 
     The chain is linear in its maps, so the weights are a gradient: 1 at the pixel, passed back through each
     reassembly with the recorded kernels. They sum to 1 where no kernel reaches over the border of a map.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo writes: COCO results with their numbers, and pictures or a video."""
+"""Write what the demo finds: COCO results with their numbers, and pictures or a video."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -36,7 +36,7 @@ class CocoIds:
                 (self.categories[name],) = found
 
     def image(self, number: int, name: str) -> int:
-        """Of the image that was read as the number-th."""
+        """Return the id of the image that was read as the number-th."""
         if self.images is None:
             return number
         if name not in self.images:
@@ -50,7 +50,7 @@ class CocoIds:
 
 
 def _ids_by_name(ann_file: str, entries: list, field: str) -> dict[str, set]:
-    """Ids of the entries of each name, without the folders of a file."""
+    """Return ids of the entries of each name, without the folders of a file."""
     ids = defaultdict(set)
     for entry in entries:
         whole = isinstance(entry, dict) and isinstance(entry.get(field), str)
@@ -65,7 +65,7 @@ def _ids_by_name(ann_file: str, entries: list, field: str) -> dict[str, set]:
 def coco_results(
     image_id: int, name: str, sample: DetDataSample, ids: CocoIds, score_thr: float
 ) -> list[dict]:
-    """What was found in an image, as COCO writes results."""
+    """Return the objects of an image as COCO writes results."""
     found = sample.pred_instances.cpu()
     found = found[found.scores >= score_thr]
     masks = [None] * len(found)
@@ -94,7 +94,7 @@ class Drawing:
         self.taken: set[str] = set()
 
     def _file(self, name: str) -> Path:
-        """A name of its own for a picture: images of several folders or types may be called the same."""
+        """Return a picture's own name: images of several folders or types may be called the same."""
         stem = Path(name).stem
         while stem in self.taken:
             stem += "_"

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
+from traceback import walk_tb
 
-from mmdet.models import BaseDetector, SSDHead, TwoStageDetector
+from mmdet import models
+from mmdet.models import BaseDetector, TwoStageDetector
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -19,13 +21,29 @@ from torch import nn
 import mmcarafe.models  # noqa: F401  the allow-list for checkpoints, whichever config is run
 from mmcarafe.errors import InputError
 
-# in what mmdet and mmcv say of packages and kernels, and Python of arguments
-ABSENT = ("not installed", "implementation for device", "required positional argument", "unexpected keyword")
-SSDHead.loss_cls = None  # mmdet 3.3 asks every dense head that predicts for it, and this one has none
+BUILDERS = ("mmcarafe", "mmcv", "mmdet", "mmengine")
+"""Packages whose constructors say what is wrong with a config, or which package is not installed."""
+
+KERNELS = ("mmcv",)
+"""The package whose operations lack kernels for some devices."""
+
+
+@MODELS.register_module(force=True)
+class SSDHead(models.SSDHead):
+    """Has the ``loss_cls`` that mmdet 3.3 reads of every dense head that predicts; mmdet's has none."""
+
+    loss_cls = None
+
+
+@MODELS.register_module(force=True)
+class PISASSDHead(models.PISASSDHead):
+    """As :class:`SSDHead`."""
+
+    loss_cls = None
 
 
 def read_config(name: str, options: dict | None = None) -> Config:
-    """The config in a file, or one of mmdet's by its name (mmdet::...), with --cfg-options applied."""
+    """Return the config in a file, or one of mmdet's by its name (mmdet::...), with --cfg-options applied."""
     package, shipped, _ = name.partition("::")
     if shipped and not find_spec(package):  # mmengine would install whatever has this name
         raise InputError(f"config {name} is of the package {package}, which is not installed")
@@ -83,7 +101,7 @@ def build_detector(cfg: Config) -> nn.Module:
     if "language_model" in settings:
         raise InputError(f"the config's model, {name}, takes a text besides the image; no tool here gives it")
     drop_pretrained(settings)
-    with absence_named(f"the config's model, {name}, cannot be built"):
+    with absence_named(f"the config's model, {name}, cannot be built", BUILDERS):
         model = MODELS.build(settings)
     if isinstance(model, TwoStageDetector) and not model.with_rpn:
         raise InputError(f"the config's model, {name}, takes proposals besides the image; no tool here does")
@@ -106,12 +124,18 @@ def drop_pretrained(cfg: object) -> None:
 
 
 @contextmanager
-def absence_named(consequence: str) -> Iterator[None]:
-    """While active, a package, file, kernel or argument that is needed and not there ends in one sentence."""
+def absence_named(consequence: str, packages: tuple[str, ...]) -> Iterator[None]:
+    """Turn the absence of what is needed into one sentence, an InputError, while active.
+
+    It may be a package, a file, a kernel or an argument. A RuntimeError or TypeError says so where it was
+    raised in the code of one of ``packages``; elsewhere it is a fault, whose trace is wanted.
+    """
     try:
         yield
     except (ImportError, FileNotFoundError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).rsplit(".py: ", 1)[-1].split())
-        if isinstance(error, RuntimeError | TypeError) and not any(words in reason for words in ABSENT):
+        *_, (frame, _) = walk_tb(error.__traceback__)
+        raised_in = frame.f_globals["__name__"].partition(".")[0]
+        if isinstance(error, RuntimeError | TypeError) and raised_in not in packages:
             raise
+        reason = " ".join(str(error).rsplit(".py: ", 1)[-1].split())
         raise InputError(f"{consequence}: {reason}") from error

@@ -10,19 +10,19 @@ from pathlib import Path
 from mmcv.transforms import LoadImageFromFile
 
 from mmcarafe.apis.coco_results import CocoIds, Drawing, coco_results
-from mmcarafe.apis.config import absence_named
+from mmcarafe.apis.config import KERNELS, absence_named
 from mmcarafe.apis.inferencer import Inferencer
 from mmcarafe.datasets.transforms import Resize, leaves_no_pixel
 from mmcarafe.errors import ImageError, InputError
 from mmcarafe.utils.files import write_file
 from mmcarafe.visualization import to_bgr
 
-LOAD = LoadImageFromFile()  # as most configs have it
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+LOADER = LoadImageFromFile()  # as most configs have it
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def find_images(given: str, skipped: list[str]) -> list[Path]:
-    """The images that a path or a glob names, in order; what is called like one but is no file is noted.
+    """Return the images that a path or glob names, in order; note what is called like one but is no file.
 
     Raises:
         InputError: there is none.
@@ -31,29 +31,29 @@ def find_images(given: str, skipped: list[str]) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        named = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES)
-        absent = f"folder {given} holds no image ({', '.join(sorted(IMAGES))})"
+        named = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        absent = f"folder {given} holds no image ({', '.join(sorted(SUFFIXES))})"
     else:
         named = [Path(name) for name in sorted(glob(given))]
         absent = f"{given} is no image, folder, glob or video that exists"
     # a link to nothing, a folder, a pipe (which would be waited for)
     others = [p for p in named if not p.is_file()]
-    skipped += [f"{p} (no file)" for p in others if p.suffix.lower() in IMAGES]
+    skipped += [f"{p} (no file)" for p in others if p.suffix.lower() in SUFFIXES]
     if len(others) == len(named):
         raise InputError(absent)
     return [p for p in named if p.is_file()]
 
 
 def test_scale(inferencer: Inferencer) -> tuple[int, int] | None:
-    """The size within which images are resized with their ratio kept; None where they are not."""
+    """Return the size within which images are resized with their ratio kept; None where they are not."""
     steps = [step for step in inferencer.pipeline.transforms if isinstance(step, Resize)]
     return steps[0].scale if steps and steps[0].keep_ratio else None
 
 
 def read_images(
-    paths: list[Path], skipped: list[str], scale: tuple[int, int] | None, load: Callable = LOAD
+    paths: list[Path], skipped: list[str], scale: tuple[int, int] | None, load: Callable = LOADER
 ) -> Iterator[tuple[str, dict]]:
-    """Name of each image, and what a pipeline's loading step makes of it; unusable ones are noted."""
+    """Yield name of each image, and what a pipeline's loading step makes of it; note unusable ones."""
     for path in paths:
         try:
             loaded = load(dict(img_path=str(path)))
@@ -68,7 +68,7 @@ def read_images(
 
 
 def batches(items: Iterable, size: int) -> Iterator[list]:
-    """Lists of up to ``size`` items."""
+    """Yield lists of up to ``size`` items."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
@@ -80,18 +80,14 @@ def detect(
     ids: CocoIds,
     drawing: Drawing,
     score_thr: float = 0.3,
-) -> tuple[int, int]:
-    """Detect in batches of named images, and write what is found.
-
-    Returns:
-        tuple[int, int]: how many objects were found, in how many images.
-    """
+) -> None:
+    """Detect in batches of named images, and write what is found."""
     results, number = [], 0
     device = next(inferencer.model.parameters()).device
     try:
         for batch in steps:
             images = [loaded | dict(img_id=0) for _, loaded in batch]
-            with absence_named(f"{type(inferencer.model).__name__} does not run on {device}"):
+            with absence_named(f"{type(inferencer.model).__name__} does not run on {device}", KERNELS):
                 found = inferencer(images, batch_size=len(batch), return_datasamples=True, no_save_vis=True)
             for (name, loaded), sample in zip(batch, found["predictions"], strict=True):
                 sample.classes = inferencer.model.dataset_meta["classes"]
@@ -103,4 +99,3 @@ def detect(
         path = drawing.folder / "results.json"
         write_file(path, (json.dumps(results) + "\n").encode())
         print(f"{len(results)} objects in {number} images; written: {path} and the drawings")
-    return len(results), number

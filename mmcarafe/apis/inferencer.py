@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from torch import nn
 
-from mmcarafe.apis.config import absence_named, build_detector, read_config
+from mmcarafe.apis.config import BUILDERS, absence_named, build_detector, read_config
 from mmcarafe.checkpoint.state_dict import check_state, read_state_dict
 from mmcarafe.datasets.configured import innermost_datasets
 from mmcarafe.deploy.detectors import predicting
@@ -36,7 +36,7 @@ class Inferencer(DetInferencer):
         # it draws, and what it drew is written by the demo
         cfg.visualizer = dict(cfg.get("visualizer") or dict(type="DetLocalVisualizer"), vis_backends=None)
         self.files = config, checkpoint
-        with absence_named(f"config {config} cannot be used"):
+        with absence_named(f"config {config} cannot be used", BUILDERS):
             super().__init__(cfg, checkpoint, device=device, show_progress=False)
 
     def _init_model(self, cfg: Config, weights: str, device: str) -> nn.Module:
@@ -66,7 +66,7 @@ class Inferencer(DetInferencer):
 
 
 def choose_classes(cfg: Config, checkpoint: dict, config: str, path: str) -> tuple[str, ...]:
-    """The config's own names of classes, else the checkpoint's, else those of the config's type of data set.
+    """Return the config's names of classes, else the checkpoint's, else those of the type of data set.
 
     Raises:
         InputError: config and checkpoint name different classes, or nothing names any.
@@ -128,12 +128,12 @@ def check_count(model: nn.Module, classes: tuple[str, ...], config: str, path: s
 
 
 def _metainfo(dataset: dict) -> dict:
-    """That of a data set as mmdet would build it: names can be in a file, or come with the type."""
+    """Return that of a data set as mmdet would build it: names can be in a file, or come with the type."""
     return DATASETS.build({**dataset, "lazy_init": True, "pipeline": []}).metainfo
 
 
 def _trained_for(checkpoint: dict) -> object:
-    """What a checkpoint holds as classes: of mmdet 3 in its data set's meta, of mmdet 2 beside it."""
+    """Return what a checkpoint holds as classes: of mmdet 3 in its data set's meta, of mmdet 2 beside it."""
     meta = checkpoint.get("meta")
     if not isinstance(meta, dict):
         return None
@@ -143,7 +143,7 @@ def _trained_for(checkpoint: dict) -> object:
 
 
 def _names(value: object) -> tuple[str, ...]:
-    """The names, or nothing where this is no list of some."""
+    """Return the names, or nothing where this is no list of some."""
     named = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
     return tuple(value) if named else ()
 

@@ -39,7 +39,7 @@ def check_boxes_alone(model: nn.Module) -> None:
 
 
 def flip(pipeline: list[dict]) -> list[dict]:
-    """Two views of a test pipeline: as it is, and flipped before padding and the loading of objects."""
+    """Return two views of a test pipeline: as it is, and flipped before padding and loading of objects."""
     loaded = 1 + next((n for n, step in enumerate(pipeline) if is_a(step, LoadImageFromFile)), 0)
     *steps, pack = pipeline[loaded:]
     pack = dict(pack, meta_keys=tuple(dict.fromkeys((*pack.get("meta_keys", ()), *META_KEYS))))
@@ -49,7 +49,7 @@ def flip(pipeline: list[dict]) -> list[dict]:
 
 
 def load_objects_last(pipeline: list[dict]) -> list[dict]:
-    """A tta_pipeline as mmdet writes them: objects are loaded after the image was resized and flipped."""
+    """Change a tta_pipeline as mmdet writes them: load objects after the image was resized and flipped."""
     *steps, views = pipeline
     if not is_a(views, TestTimeAug):
         raise InputError(

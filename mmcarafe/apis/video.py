@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import mmcv
 import numpy as np
 
 from mmcarafe.errors import InputError
 
-VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}
-UNCOUNTED = {".mkv", ".webm"}  # hold a duration, from which OpenCV estimates the number of frames
+SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm"}
+UNCOUNTED_SUFFIXES = {".mkv", ".webm"}  # hold a duration, from which OpenCV estimates the number of frames
 
 
 class Video:
@@ -24,27 +25,24 @@ class Video:
     """
 
     def __init__(self, path: str):
-        self.path, self.capture = path, cv2.VideoCapture(path)
-        if not self.capture.isOpened():
+        self.path, self.reader = path, mmcv.VideoReader(path, cache_capacity=1)
+        if not self.reader.opened:
             raise InputError(f"video {path} cannot be read")
-        self.fps = self.capture.get(cv2.CAP_PROP_FPS) or 25
-        self.expected = max(int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)  # 0: the file does not tell
+        self.fps = self.reader.fps or 25
+        self.expected = max(self.reader.frame_cnt, 0)  # 0: the file does not tell
         self.count, self.last = 0, 0.0  # frames that were read, and the time of the last in seconds
 
     def frames(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Name and BGR pixels of each frame."""
-        while True:
-            more, frame = self.capture.read()
-            if not more:
-                return
-            self.last = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        """Yield name and BGR pixels of each frame."""
+        while (frame := self.reader.read()) is not None:
+            self.last = self.reader.vcap.get(cv2.CAP_PROP_POS_MSEC) / 1000
             self.count += 1
             yield f"frame {self.count - 1}", frame
 
     def check(self) -> None:
         """Raise InputError where fewer frames could be read than there are, as where the file is cut off."""
         reached, least = self.count, max(self.expected, 1)
-        if self.count and Path(self.path).suffix.lower() in UNCOUNTED:
+        if self.count and Path(self.path).suffix.lower() in UNCOUNTED_SUFFIXES:
             # the rate may vary and sound go on for longer, so that the time of the last frame tells more
             reached, least = max(self.count, self.last * self.fps + 1), 0.9 * self.expected
         if reached < least:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all rooms share: the command line, files, Markdown, mmengine's registries."""
+"""Helpers of all rooms: the command line, files, Markdown, mmengine's registries."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands share: mmdet's options, and one sentence for each likely mistake."""
+"""Share among commands mmdet's options, and one sentence for each likely mistake."""
 
 import argparse
 import errno
@@ -18,11 +18,11 @@ from mmcarafe.errors import CheckpointWriteError, InputError
 # told, and a variable that is widely recommended for later ones turns it off
 os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options that mmdet's train.py and test.py have in common."""
+    """Add the options that mmdet's train.py and test.py have in common."""
     parser.add_argument("--work-dir", help="where logs, checkpoints and metrics go")
     add_cfg_options(parser)
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """mmdet's option to change a config on the command line."""
+    """Add mmdet's option to change a config on the command line."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -41,7 +41,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
-    """Where to run: the first GPU, or the CPU where there is none."""
+    """Add the option where to run: the first GPU, or the CPU where there is none."""
 
     def device(name: str) -> str:
         if name.startswith("cuda") and not torch.cuda.is_available():
@@ -83,7 +83,7 @@ def run(main: Callable[[], int | None]) -> None:
             "modules must be repeated in it"
         )
     except OSError as error:
-        full = error.errno in DISK_FULL and not isinstance(error, CheckpointWriteError)
+        full = error.errno in FULL_DISK_ERRORS and not isinstance(error, CheckpointWriteError)
         if not (full or error.filename or isinstance(error, CheckpointWriteError)):
             raise
         file = f"{error.filename}: " if error.filename else ""

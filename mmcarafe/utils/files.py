@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tools for pictures read and write: where files may go, and an error that names what failed."""
+"""Check where files may go, and write them with an error that names what failed."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,10 +11,11 @@ from mmengine.config import Config
 from mmcarafe.errors import InputError
 
 
-def check_pipeline(cfg: Config, name: str) -> None:
+def check_pipeline(cfg: Config, name: str | None = None) -> None:
     """Raise InputError where a config says nothing of how images are loaded and made ready for the model."""
     if not (cfg.get("test_dataloader") or {}).get("dataset"):
-        raise InputError(f"config {name} has no test_dataloader with a dataset, whose pipeline is used")
+        config = f"config {name}" if name else "the config"
+        raise InputError(f"{config} has no test_dataloader with a dataset, whose pipeline is used")
 
 
 def check_folder(option: str, folder: Path) -> None:

@@ -7,12 +7,12 @@ from mmcarafe.errors import InputError
 
 
 def markers(name: str) -> tuple[str, str]:
-    """The comments around a section."""
+    """Return the comments around a section."""
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
 def split_section(path: Path, name: str) -> tuple[str, str, str]:
-    """What is above, in and below a section, markers left out; InputError for a file without it."""
+    """Return what is above, in and below a section, markers left out; InputError for a file without it."""
     if not path.is_file():
         raise InputError(f"page {path} does not exist")
     text, (begin, end) = path.read_text(encoding="utf-8"), markers(name)

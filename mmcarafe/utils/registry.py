@@ -56,7 +56,7 @@ def with_successors(cfg: object, registry: Registry) -> object:
 
 
 def _selected(cfg: dict | Config) -> list[str]:
-    """The types of upsamplers that a config selects for its component, or for an unregistered part of it."""
+    """Return types of upsamplers that a config selects for its component, or an unregistered part of it."""
     parts = [cfg, *(part for part in cfg.values() if isinstance(part, dict) and "type" not in part)]
     cfgs = [part.get("upsample_cfg") for part in parts]
     return [cfg["type"] for cfg in cfgs if isinstance(cfg, dict) and cfg.get("type") is not None]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All pictures of a view, and their pixels."""
+"""Draw all pictures of a view, and give their pixels."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ from .trace_figure import draw_trace
 from .view import View
 
 PICTURES = dict(trace=draw_trace, kernels=draw_kernels, entropy=draw_entropy, features=draw_features)
-"""What draws each picture, by its name."""
+"""Functions that draw the pictures, by name."""
 
 
 def draw(view: View, points: Sequence[Point]) -> dict[str, Figure]:
-    """All pictures of a view, by name: trace, kernels, entropy and features.
+    """Draw all pictures of a view, by name: trace, kernels, entropy and features.
 
     Args:
         view (View): what is drawn.
@@ -28,7 +28,7 @@ def draw(view: View, points: Sequence[Point]) -> dict[str, Figure]:
 
 
 def to_rgb(figure: Figure, dpi: int = 100) -> np.ndarray:
-    """A figure's pixels: uint8 [H, W, 3], RGB; ``dpi`` is pixels an inch, 100 by default."""
+    """Return a figure's pixels: uint8 [H, W, 3], RGB; ``dpi`` is pixels an inch, 100 by default."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -9,16 +9,16 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from .parts import FONT, SMALL, colour_bar, grid, heading, label, module_title
+from .parts import FONT, NOTE, colour_bar, grid, heading, label, module_title
 from .points import Point
 from .view import View
 
-LEGIBLE = 7
+MAX_PRINTED_KERNEL = 7
 """Largest kernel whose weights are printed."""
 
 
 def draw_kernels(view: View, points: Sequence[Point]) -> Figure:
-    """The kernel that each level has at each point: a row a level, a column a point, one scale."""
+    """Draw the kernel that each level has at each point: a row a level, a column a point, one scale."""
     figure, axes = grid(len(view.calls), len(points), 2.3, 2.0)
     kernels = [[100 * kernel for kernel in view.kernels(point.x, point.y)] for point in points]
     largest = max(kernel.max() for column in kernels for kernel in column)
@@ -41,7 +41,7 @@ def draw_kernels(view: View, points: Sequence[Point]) -> Figure:
         bar.ax.axhline(uniform, color="#D55E00", lw=2)
         bar.ax.annotate(
             f"uniform\n{uniform:.3g} %", (0, uniform), (-5, 0), xycoords=("axes fraction", "data"),
-            textcoords="offset points", ha="right", va="center", fontsize=SMALL, color="#A04000",
+            textcoords="offset points", ha="right", va="center", fontsize=NOTE, color="#A04000",
         )  # fmt: skip
     return figure
 
@@ -52,13 +52,13 @@ def _kernel(kernel: np.ndarray, scale: ScalarMappable, axis: Axes) -> None:
     offsets = [f"{i:+d}" if i else "0" for i in range(-(side // 2), side // 2 + 1)]
     axis.set_xticks(range(side), offsets)
     axis.set_yticks(range(side), offsets)
-    axis.tick_params(labelsize=SMALL, length=0)
-    if side > LEGIBLE:
+    axis.tick_params(labelsize=NOTE, length=0)
+    if side > MAX_PRINTED_KERNEL:
         return
     digits = 0 if scale.norm.vmax >= 10 else 2 if side <= 5 else 1
     for (row, column), value in np.ndenumerate(kernel):
         text = f"{value:.{digits}f}" if value >= 0.5 or digits else "·"
         colour = "black" if scale.norm(value) > 0.55 else "white"
         axis.text(
-            column, row, text, ha="center", va="center", fontsize=SMALL if digits else FONT, color=colour
+            column, row, text, ha="center", va="center", fontsize=NOTE if digits else FONT, color=colour
         )

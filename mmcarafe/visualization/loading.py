@@ -8,21 +8,22 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from torch import Tensor
 
+from mmcarafe.utils.files import check_pipeline
+
 
 def image_pipeline(cfg: Config) -> tuple[Compose, Compose]:
     """Build a config's test pipeline in two parts: what loads an image file, and what is made of the image.
 
     Raises:
-        ValueError: the config has none.
+        InputError: the config has none.
     """
-    if not (cfg.get("test_dataloader") or {}).get("dataset"):
-        raise ValueError("the config has no test_dataloader with a dataset, whose pipeline is used")
+    check_pipeline(cfg)
     steps = [step for step in get_test_pipeline_cfg(cfg.copy()) if "Annotations" not in str(step["type"])]
     return Compose(steps[:1]), Compose(steps[1:])
 
 
 def load_image(cfg: Config, path: str) -> tuple[Tensor, DetDataSample]:
-    """What the test pipeline of a config makes of an image file: the arguments of :func:`.look`."""
+    """Return what the test pipeline of a config makes of an image file: the arguments of :func:`.look`."""
     load, change = image_pipeline(cfg)
     item = change(load(dict(img_path=path)) | dict(img_id=0))
     return item["inputs"], item["data_samples"]

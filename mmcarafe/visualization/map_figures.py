@@ -23,27 +23,27 @@ from .parts import (
 from .points import Point
 from .view import View
 
-NARROW = 0.1
+MAX_NARROW_RANGE = 0.1
 """Largest departure from 1 up to which maps of entropy are drawn as that departure, to have contrast."""
 
-WINDOW = 40
+MAX_CELLS = 40
 """Cells of a map, each way, that are shown of its features; pixels are still visible then."""
 
 
 def draw_entropy(view: View, points: Sequence[Point]) -> Figure:
-    """How far from uniform the kernels are, over the image: a column a level, one scale."""
+    """Draw how far from uniform the kernels are, over the image: a column a level, one scale."""
     maps = [view.entropy(level) for level in range(len(view.calls))]
     parts = [values[view.cells(view.inside, level - 1)] for level, values in enumerate(maps)]
     most = 1 - min(part.min() for part in parts)
-    narrow = most <= NARROW
-    norm = Normalize(0, max(most, 1e-9)) if narrow else PowerNorm(_gamma(parts), 0, 1)
+    narrow = most <= MAX_NARROW_RANGE
+    if narrow:
+        style = dict(cmap="viridis_r", norm=Normalize(0, max(most, 1e-9)))
+        scale, text = f"0 to {most:.2g}: the kernels are near uniform everywhere", "1 - entropy, 0 = uniform"
+    else:
+        style = dict(cmap="viridis", norm=PowerNorm(_gamma(parts), 0, 1))
+        scale, text = "bent so that half of all pixels are in its darker half", "entropy, 1 = uniform"
     width, height = proportions(view.inside, 3.0)
     figure, axes = grid(1, len(maps) + 1, width, height + 0.5)
-    scale = (
-        f"0 to {most:.2g}: the kernels are near uniform everywhere"
-        if narrow
-        else "bent so that half of all pixels are in its darker half"
-    )
     heading(
         figure, view, "How uniform the reassembly kernels are",
         "Dark: the kernel picks few source pixels. Light: all count the same. "
@@ -52,37 +52,33 @@ def draw_entropy(view: View, points: Sequence[Point]) -> Figure:
     show_image(view, axes[0, 0])
     mark(points, axes[0, 0])
     axes[0, 0].set_title(image_title(view), fontsize=FONT)
-    for level, (values, part) in enumerate(zip(maps, parts, strict=True)):
-        axis = axes[0, level + 1]
-        shown = axis.imshow(
-            1 - values if narrow else values, cmap="viridis_r" if narrow else "viridis", norm=norm,
-            extent=view.extent(values.shape, level - 1), interpolation="nearest",
-        )  # fmt: skip
+    for level, (axis, values, part) in enumerate(zip(axes[0, 1:], maps, parts, strict=True)):
+        extent = view.extent(values.shape, level - 1)
+        shown = axis.imshow(1 - values if narrow else values, extent=extent, interpolation="nearest", **style)
         limit(view, axis)
         mark(points, axis)
         summary = f"min {part.min():.2f}, mean {part.mean():.2f}, max {part.max():.2f}"
         if narrow:
             summary = f"mean {1 - part.mean():.1e}, max {1 - part.min():.1e}"
         axis.set_title(f"{module_title(view, level)}\n{summary}", fontsize=FONT)
-    text = "1 - entropy, 0 = uniform" if narrow else "entropy, 1 = uniform"
     bar = colour_bar(shown, axes[0].tolist(), text, shrink=0.8)
     if narrow:
         bar.formatter.set_powerlimits((-2, 2))
         bar.ax.invert_yaxis()
     else:
-        bar.set_ticks(norm.inverse(np.linspace(0, 1, 6)), minor=False)
+        bar.set_ticks(style["norm"].inverse(np.linspace(0, 1, 6)), minor=False)
         bar.ax.yaxis.set_major_formatter("{x:.2g}")
     return figure
 
 
 def _gamma(parts: list[np.ndarray]) -> float:
-    """The exponent that brings the median of all values to the middle of a scale of 0 to 1."""
+    """Return the exponent that brings the median of all values to the middle of a scale of 0 to 1."""
     median = np.median(np.concatenate([part.ravel() for part in parts]))
     return float(np.clip(np.log(0.5) / np.log(np.clip(median, 0.01, 0.99)), 0.3, 3))
 
 
 def draw_features(view: View, points: Sequence[Point]) -> Figure:
-    """Each level's map before and after CARAFE, and after nearest and bilinear: a row a level, one scale."""
+    """Draw each level's map before and after CARAFE, nearest and bilinear: a row a level, one scale."""
     windows = [_window(view, level, points[0]) for level in range(len(view.calls))]
     sizes = [proportions(window, 2.4) for window in windows]
     figure, axes = grid(len(view.calls), 6, max(w for w, _ in sizes), 0.82 * max(h for _, h in sizes) + 0.2)
@@ -131,10 +127,10 @@ def draw_features(view: View, points: Sequence[Point]) -> Figure:
 
 
 def _window(view: View, level: int, point: Point) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of what is shown: at most ``WINDOW`` cells of the map, around a point."""
+    """Return left, top, right and bottom of at most ``MAX_CELLS`` cells of the map around a point."""
     left, top, right, bottom = view.inside
     dx, dy = view.step(level)
-    width, height = min(right - left, WINDOW * dx), min(bottom - top, WINDOW * dy)
+    width, height = min(right - left, MAX_CELLS * dx), min(bottom - top, MAX_CELLS * dy)
     x = min(max(point.x - width / 2, left), right - width)
     y = min(max(point.y - height / 2, top), bottom - height)
     return x, y, x + width, y + height

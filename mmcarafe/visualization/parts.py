@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pictures have in common. Colours and colour maps can be told apart by the colour-blind."""
+"""Draw what the pictures have in common. Colours and colour maps can be told apart by the colour-blind."""
 
 from collections.abc import Sequence
 from string import ascii_uppercase
@@ -17,14 +17,14 @@ from .view import View
 POINT_COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#009E73", "#D55E00", "#0072B2")
 """Okabe and Ito's; points have letters too."""
 
-SMALL, FONT, LARGE = 8, 9, 11
+NOTE, FONT, TITLE = 8, 9, 11
 """Sizes of text in points."""
 
 
 def grid(
     rows: int, columns: int, width: float, height: float, layout: str = "compressed"
 ) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes, [rows, columns]; the size of one in inches is given.
+    """Return a figure and its axes, [rows, columns]; the size of one in inches is given.
 
     The layout "compressed" moves axes of one size together, "constrained" suits those of different sizes.
     """
@@ -33,22 +33,22 @@ def grid(
 
 
 def proportions(area: tuple[float, float, float, float], side: float) -> tuple[float, float]:
-    """Width and height of axes for an area (left, top, right, bottom) whose longer side is ``side``."""
+    """Return width and height of axes for an area (left, top, right, bottom); the longer is ``side``."""
     ratio = (area[3] - area[1]) / (area[2] - area[0])
     return max(side * min(1, 1 / ratio), 0.6 * side), max(side * min(1, ratio), 0.4 * side)
 
 
 def heading(figure: Figure, view: View, title: str, explanation: str) -> None:
-    """What the picture shows, above it, and how to read it, below."""
+    """Write what the picture shows above it, and how to read it below."""
     inches = figure.get_figwidth()
     roi = ", RoI with the highest score" if view.is_roi else ""
     title = fill(f"{title}: {view.name}{roi}", int(8 * inches))
-    figure.suptitle(title, fontsize=LARGE + 1, fontweight="bold")
+    figure.suptitle(title, fontsize=TITLE + 1, fontweight="bold")
     figure.supxlabel(fill(explanation, int(13 * inches)), fontsize=FONT)
 
 
 def show_image(view: View, axis: Axes, gray: bool = False) -> None:
-    """The image, or the part of it that the maps cover; faint where something is drawn over it."""
+    """Show the image, or the part of it that the maps cover; faint where something is drawn over it."""
     height, width = view.image.shape[:2]
     pixels = view.image
     if gray:
@@ -67,36 +67,36 @@ def limit(view: View, axis: Axes) -> None:
 
 
 def mark(points: Sequence[Point], axis: Axes, first: int = 0) -> None:
-    """A dot and a letter at each point; ``first`` is the number of the first."""
+    """Draw a dot and a letter at each point; ``first`` is the number of the first."""
     for number, point in enumerate(points, first):
         colour = POINT_COLOURS[number % len(POINT_COLOURS)]
         axis.plot(point.x, point.y, "o", ms=7, mfc=colour, mec="black", mew=1.2, zorder=5)
         axis.annotate(
             letter(number), (point.x, point.y), (6, 5), textcoords="offset points", color=colour,
-            fontsize=LARGE + 1, fontweight="bold", path_effects=[withStroke(linewidth=3, foreground="black")],
-            zorder=6, annotation_clip=False,
+            fontsize=TITLE + 1, fontweight="bold", zorder=6, annotation_clip=False,
+            path_effects=[withStroke(linewidth=3, foreground="black")],
         )  # fmt: skip
 
 
 def letter(number: int) -> str:
-    """A, B, C, ... and A2, B2, ... after Z."""
+    """Return A, B, C, ... and A2, B2, ... after Z."""
     times, place = divmod(number, len(ascii_uppercase))
     return ascii_uppercase[place] + (str(times + 1) if times else "")
 
 
 def label(view: View, point: Point, number: int) -> str:
-    """A point's letter, what it was chosen for, and the mean entropy of its kernels."""
+    """Return a point's letter, what it was chosen for, and the mean entropy of its kernels."""
     return f"{letter(number)}: {point.what}\nentropy {view.mean_entropy()[view.pixel(point.x, point.y)]:.2f}"
 
 
 def image_title(view: View) -> str:
-    """What is seen of the image."""
+    """Say what is seen of the image."""
     height, width = view.image.shape[:2]
     return "image in the RoI" if view.is_roi else f"image, {width} x {height} pixels"
 
 
 def map_title(view: View, level: int) -> str:
-    """The map that a level takes: size, and size of a cell in the image."""
+    """Describe the map that a level takes: size, and size of a cell in the image."""
     rows, columns = view.calls[level].features.shape[2:]
     dx, dy = view.step(level)
     cell = f"cells of {dx:.3g} x {dy:.3g} px" if view.is_roi else f"stride {dx:.3g}"
@@ -104,7 +104,7 @@ def map_title(view: View, level: int) -> str:
 
 
 def module_title(view: View, level: int) -> str:
-    """A level's module, below the name of the component, and what it does."""
+    """Return a level's module, below the name of the component, and its sizes."""
     call = view.calls[level]
     name = call.name.removeprefix(f"{view.name}.")
     rows, columns = call.features.shape[2:]
@@ -112,9 +112,9 @@ def module_title(view: View, level: int) -> str:
 
 
 def colour_bar(shown, axis: Axes | list[Axes], text: str, **options) -> Colorbar:
-    """A labelled colour bar beside axes."""
+    """Draw a labelled colour bar beside axes."""
     figure = axis[0].figure if isinstance(axis, list) else axis.figure
     bar = figure.colorbar(shown, ax=axis, **options)
-    bar.ax.tick_params(labelsize=SMALL)
+    bar.ax.tick_params(labelsize=NOTE)
     bar.set_label(text, fontsize=FONT)
     return bar

@@ -6,15 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmcarafe.errors import InputError
+
 from .view import View
 
-KEPT = 0.9
+MIN_KEPT_SHARE = 0.9
 """Share of a pixel that must come from the coarsest map: the rest are the zeros around the maps."""
 
 MARGIN = 0.06
 """Share of the area at each side that is not chosen from."""
 
-DISTANCE = 0.2
+MIN_DISTANCE = 0.2
 """Least distance of chosen points, a share of the longer side."""
 
 
@@ -26,11 +28,11 @@ class Point(NamedTuple):
     y: float
     """From the top."""
     what: str = ""
-    """Why it was chosen."""
+    """The reason to look at it."""
 
 
 def choose_points(view: View, count: int = 4) -> list[Point]:
-    """Points that show most: where kernels are far from uniform, and one where they are nearest to it.
+    """Choose points that show most: where kernels are far from uniform, and one where they are nearest.
 
     What counts is the mean entropy of the kernels of all levels at a pixel.
 
@@ -39,16 +41,16 @@ def choose_points(view: View, count: int = 4) -> list[Point]:
         count (int): at most so many. Default: 4.
 
     Returns:
-        list[Point]: centres of output pixels, at least ``DISTANCE`` apart; least uniform first.
+        list[Point]: centres of output pixels, at least ``MIN_DISTANCE`` apart; least uniform first.
     """
     entropy = view.mean_entropy()
     left, top, right, bottom = view.inside
     mx, my = MARGIN * (right - left), MARGIN * (bottom - top)
     free = np.zeros(entropy.shape, bool)
     free[view.cells((left + mx, top + my, right - mx, bottom - my))] = True
-    kept = free & (view.kept() >= KEPT)
+    kept = free & (view.kept() >= MIN_KEPT_SHARE)
     free = kept if kept.any() else free
-    distance = DISTANCE * max(right - left, bottom - top)
+    distance = MIN_DISTANCE * max(right - left, bottom - top)
     x0, y0, dx, dy = view.cell(0, 0)
     x = x0 + (np.arange(entropy.shape[1])[None] + 0.5) * dx
     y = y0 + (np.arange(entropy.shape[0])[:, None] + 0.5) * dy
@@ -63,14 +65,14 @@ def choose_points(view: View, count: int = 4) -> list[Point]:
 
 
 def image_points(view: View, positions: Sequence[tuple[float, float]]) -> list[Point]:
-    """Points given in pixels of the original image: those that are in the view's area.
+    """Return those of the points given in pixels of the original image that are in the view's area.
 
     Args:
         view (View): what is looked at.
         positions (sequence of (x, y)): pixels of the original image; 0 is the first, not its edge.
 
     Raises:
-        ValueError: a position is outside the image.
+        InputError: a position is outside the image.
     """
     (sx, sy), (height, width) = view.scale_factor, view.image.shape[:2]
     left, top, right, bottom = view.inside
@@ -78,7 +80,7 @@ def image_points(view: View, positions: Sequence[tuple[float, float]]) -> list[P
     for x, y in positions:
         if not (0 <= x < round(width / sx) and 0 <= y < round(height / sy)):
             size = f"{round(width / sx)} x {round(height / sy)}"
-            raise ValueError(f"point {x:g} {y:g} is outside the image, which is {size} pixels")
+            raise InputError(f"point {x:g} {y:g} is outside the image, which is {size} pixels")
         x, y = min((x + 0.5) * sx, width - 0.5), min((y + 0.5) * sy, height - 0.5)
         if left <= x < right and top <= y < bottom:
             points.append(Point(x, y, "chosen"))

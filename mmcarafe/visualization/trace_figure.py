@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where output pixels come from, through all levels."""
+"""Draw where output pixels come from, through all levels."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from .parts import FONT, SMALL, colour_bar, grid, heading, image_title, label, map_title, mark, show_image
+from .parts import FONT, NOTE, colour_bar, grid, heading, image_title, label, map_title, mark, show_image
 from .points import Point
 from .view import View
 
-LEAST = 0.01
+MIN_SHARE = 0.01
 """Share of an output pixel below which a cell is not drawn."""
 
 STYLES = ("-", "--", "-.", ":")
@@ -23,7 +23,7 @@ STYLES = ("-", "--", "-.", ":")
 
 
 def draw_trace(view: View, points: Sequence[Point]) -> Figure:
-    """Where each point's pixel was assembled from: a row a point, the image, then each level enlarged."""
+    """Draw where each point's pixel came from: a row a point, the image, then each level enlarged."""
     figure, axes = grid(len(points), len(view.calls) + 1, 2.9, 2.45, "constrained")
     heading(
         figure, view, "Where output pixels come from",
@@ -45,14 +45,14 @@ def draw_trace(view: View, points: Sequence[Point]) -> Figure:
         for level in range(len(view.calls))
     ]
     axes[-1, 0].legend(
-        handles=lines, loc="upper left", bbox_to_anchor=(0, -0.02), fontsize=SMALL,
-        title="frames: area of the squares in the", title_fontsize=SMALL, alignment="left",
+        handles=lines, loc="upper left", bbox_to_anchor=(0, -0.02), fontsize=NOTE,
+        title="frames: area of the squares in the", title_fontsize=NOTE, alignment="left",
     )  # fmt: skip
     return figure
 
 
 def _overview(view: View, weights: list[np.ndarray], axis: Axes) -> None:
-    """The image, and a frame for what each level gathers."""
+    """Draw the image, and a frame for what each level gathers."""
     show_image(view, axis)
     for level, weight in enumerate(weights):
         left, top, right, bottom = _footprint(view, weight, level)
@@ -65,18 +65,18 @@ def _overview(view: View, weights: list[np.ndarray], axis: Axes) -> None:
 
 
 def _footprint(view: View, weight: np.ndarray, level: int) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of the cells with a share worth drawing, or of the largest."""
-    rows, columns = np.nonzero(weight >= min(LEAST, weight.max()))
+    """Return left, top, right and bottom of the cells with a share worth drawing, or of the largest."""
+    rows, columns = np.nonzero(weight >= min(MIN_SHARE, weight.max()))
     left, top, _, _ = view.cell(rows.min(), columns.min(), level)
     right, bottom, _, _ = view.cell(rows.max() + 1, columns.max() + 1, level)
     return left, top, right, bottom
 
 
 def _gathered(view: View, point: Point, weight: np.ndarray, level: int, axis: Axes) -> None:
-    """One level: squares over the enlarged image."""
+    """Draw one level: squares over the enlarged image."""
     show_image(view, axis, gray=True)
-    places = np.argwhere(weight >= LEAST)
-    shares = weight[weight >= LEAST]
+    places = np.argwhere(weight >= MIN_SHARE)
+    shares = weight[weight >= MIN_SHARE]
     squares = []
     for (row, column), share in zip(places, shares, strict=True):
         left, top, dx, dy = view.cell(row, column, level)
@@ -93,11 +93,10 @@ def _gathered(view: View, point: Point, weight: np.ndarray, level: int, axis: Ax
     axis.add_patch(Rectangle((left, top), dx, dy, fill=False, ec="#D55E00", lw=1.8, zorder=4))
     _zoom(axis, _footprint(view, weight, level), view.step(level))
     colour_bar(collection, axis, "share [%]", shrink=0.9)
-    if weight.sum() < 1 - LEAST:
+    if weight.sum() < 1 - MIN_SHARE:
         text = f"{1 - weight.sum():.0%} from past the border"
-        axis.text(
-            0.03, 0.03, text, transform=axis.transAxes, fontsize=SMALL, bbox=dict(fc="white", ec="0.5", pad=2)
-        )
+        box = dict(fc="white", ec="0.5", pad=2)
+        axis.text(0.03, 0.03, text, transform=axis.transAxes, fontsize=NOTE, bbox=box)
 
 
 def _zoom(axis: Axes, area: tuple[float, float, float, float], step: tuple[float, float]) -> None:

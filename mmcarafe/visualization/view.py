@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a detector on one image and finds where its CARAFE modules' maps lie in it."""
 
-import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
 from mmcarafe.analysis import Reassembly, entropy, record, trace
+from mmcarafe.checkpoint.random_state import random_state, set_random_state
 from mmcarafe.ops import carafe
 
 from .loading import to_bgr
@@ -41,10 +41,10 @@ class View:
     scale_factor: tuple[float, float]
     """Horizontal and vertical: how many times larger ``image`` is than the original."""
     is_roi: bool
-    """Whether the maps are those of a RoI."""
+    """True where the maps are those of a RoI."""
 
     def step(self, level: int) -> tuple[float, float]:
-        """Width and height of a cell of the map that a level takes; level -1: of the finest output."""
+        """Return width and height of a cell of the map that a level takes; level -1: of the finest output."""
         rows, columns = self.calls[0].kernels.shape[2:]
         times = 1
         for call in self.calls[: level + 1]:
@@ -53,28 +53,28 @@ class View:
         return (right - left) / columns * times, (bottom - top) / rows * times
 
     def pixel(self, x: float, y: float, level: int = -1) -> tuple[int, int]:
-        """Row and column of the cell of a map in which a position is."""
+        """Return row and column of the cell of a map in which a position is."""
         dx, dy = self.step(level)
         return int((y - self.box[1]) // dy), int((x - self.box[0]) // dx)
 
     def cell(self, row: int, column: int, level: int = -1) -> tuple[float, float, float, float]:
-        """Left, top, width and height of a cell of a map."""
+        """Return left, top, width and height of a cell of a map."""
         dx, dy = self.step(level)
         return self.box[0] + column * dx, self.box[1] + row * dy, dx, dy
 
     def cells(self, area: tuple[float, float, float, float], level: int = -1) -> tuple[slice, slice]:
-        """Rows and columns of a map that are in an area, given by left, top, right and bottom."""
+        """Return rows and columns of a map that are in an area, given by left, top, right and bottom."""
         (dx, dy), (left, top, _, _) = self.step(level), self.box
         rows = slice(max(0, floor((area[1] - top) / dy)), max(1, ceil((area[3] - top) / dy)))
         return rows, slice(max(0, floor((area[0] - left) / dx)), max(1, ceil((area[2] - left) / dx)))
 
     def extent(self, shape: tuple[int, int], level: int = -1) -> tuple[float, float, float, float]:
-        """Left, right, bottom and top of a map, as matplotlib's imshow takes them."""
+        """Return left, right, bottom and top of a map, as matplotlib's imshow takes them."""
         left, top, dx, dy = self.cell(0, 0, level)
         return left, left + shape[1] * dx, top + shape[0] * dy, top
 
     def at(self, level: int) -> "View":
-        """The view of the rest of the chain, from a level on."""
+        """Return the view of the rest of the chain, from a level on."""
         rows, columns = self.calls[level].kernels.shape[2:]
         left, right, bottom, top = self.extent((rows, columns), level - 1)
         name = self.calls[level].name
@@ -82,7 +82,7 @@ class View:
 
     @property
     def is_finite(self) -> bool:
-        """Whether there is something to draw: a training that diverged has kernels of NaN."""
+        """Tell whether there is something to draw: a training that diverged has kernels of NaN."""
         return all(bool(t.isfinite().all()) for call in self.calls for t in (call.features, call.kernels))
 
     @property
@@ -93,7 +93,7 @@ class View:
         return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
 
     def kernels(self, x: float, y: float) -> list[np.ndarray]:
-        """The kernel [k, k] of each level at a position, a mean over groups."""
+        """Return the kernel [k, k] of each level at a position, a mean over groups."""
         kernels = []
         for level, call in enumerate(self.calls):
             row, column = self.pixel(x, y, level - 1)
@@ -102,22 +102,22 @@ class View:
         return kernels
 
     def weights(self, x: float, y: float) -> list[np.ndarray]:
-        """What the finest output at a position was assembled from, [H, W] of each level, mean over groups."""
+        """Return the weights that made the finest output at a position, [H, W] a level, mean over groups."""
         weights = trace(self.calls[0], *self.pixel(x, y), self.index)
         return [weight.float().mean(0).cpu().numpy() for weight in weights]
 
     def entropy(self, level: int) -> np.ndarray:
-        """Entropy of a level's kernels, [s*H, s*W] in 0..1, mean over groups."""
+        """Return the entropy of a level's kernels, [s*H, s*W] in 0..1, mean over groups."""
         call = self.calls[level]
         kernels = call.kernels[self.index : self.index + 1]
         return entropy(kernels, call.groups)[0].mean(0).cpu().numpy()
 
     def mean_entropy(self) -> np.ndarray:
-        """At each pixel of the finest output the mean entropy of all levels' kernels there, [s*H, s*W]."""
+        """Return the mean entropy of all levels' kernels at each pixel of the finest output, [s*H, s*W]."""
         return np.mean([self.at_finest(self.entropy(i), i - 1) for i in range(len(self.calls))], axis=0)
 
     def kept(self) -> np.ndarray:
-        """Share of each pixel of the finest output that comes from the coarsest map, not past borders."""
+        """Return the share of each finest pixel that is of the coarsest map, not past borders, [s*H, s*W]."""
         share = torch.ones_like(self.calls[-1].features[self.index : self.index + 1, :1])
         for call in reversed(self.calls):
             share = share[:, :, : call.features.shape[2], : call.features.shape[3]].expand(
@@ -128,7 +128,7 @@ class View:
         return share[0, 0].float().cpu().numpy()
 
     def at_finest(self, values: np.ndarray, level: int) -> np.ndarray:
-        """A map of a level, repeated to the pixels of the finest output."""
+        """Repeat a map of a level to the pixels of the finest output."""
         rows, columns = self.calls[0].kernels.shape[2:]
         times = round(self.step(level)[0] / self.step(-1)[0])
         return values.repeat(times, 0).repeat(times, 1)[:rows, :columns]
@@ -136,17 +136,14 @@ class View:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """While active, the model evaluates; then modes and random numbers are as they were."""
-    modes = {module: module.training for module in model.modules()}
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    """Let the model evaluate while active; then restore modes and random numbers."""
+    modes, numbers = {module: module.training for module in model.modules()}, random_state()
     model.eval()
     try:
-        with torch.random.fork_rng(devices), torch.no_grad():
+        with torch.no_grad():
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
+        set_random_state(numbers)
         for module, training in modes.items():
             module.training = training
 
@@ -192,7 +189,7 @@ def look(model: nn.Module, inputs: Tensor, sample: DetDataSample) -> list[View]:
 
 
 def select(views: list[View], module: str | None) -> list[View]:
-    """The views of a part of the model, or the chain that ends at a module; all of them for None."""
+    """Return the views of a part of the model, or the chain that ends at a module; all of them for None."""
     if module is None:
         return views
     found = [view for view in views if f"{view.name}.".startswith(f"{module}.")]
@@ -202,12 +199,12 @@ def select(views: list[View], module: str | None) -> list[View]:
 
 
 def _component(call: Reassembly) -> str:
-    """The part of the model that has the module."""
+    """Return the part of the model that has the module."""
     return call.name.rpartition(".")[0].removesuffix(".upsample_modules") or call.name
 
 
 def _roi_box(order: int, call: Reassembly, rois: list[tuple[int, Tensor, torch.Size]]) -> tuple | None:
-    """The box of the first RoI, if the input is a map of the RoIs last taken out before the call."""
+    """Return the box of the first RoI, if the input is a map of the RoIs last taken out before the call."""
     before = [(boxes, shape) for count, boxes, shape in rois if count <= order]
     if not before:
         return None
@@ -217,7 +214,7 @@ def _roi_box(order: int, call: Reassembly, rois: list[tuple[int, Tensor, torch.S
 
 
 def _map_box(call: Reassembly, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The area of the finest output over an input of ``size``; an uncropped odd map reaches over its edge."""
+    """Return the area of the finest output over an input of ``size``; an odd map reaches over its edge."""
     rows, columns = call.kernels.shape[2:]
     stride = max(1, round(max(size) / max(rows, columns)))
     return 0, 0, stride * columns, stride * rows

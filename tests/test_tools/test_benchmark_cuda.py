@@ -3,34 +3,30 @@
 
 import json
 import time
-from argparse import Namespace
 
+import benchmark_op
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmark import cuda as benchmark_cuda
-from benchmark import gpu as benchmark_gpu
-from benchmark import report_cuda as benchmark_report_cuda
-from benchmark.peers import Inputs
-from commands import tool
+from benchmark import gpu, page, rows
+from benchmark.forms import Inputs
+from benchmark.measure import Call, calls_of, in_turn
+from commands import refused, tool
 from samples import needs_triton
 
-from mmcarafe.errors import InputError
 from mmcarafe.ops import cuda, mmcv_backend
 from mmcarafe.utils.markdown import markers
 
-BEGIN, END = markers(benchmark_report_cuda.NAME)
-SHAPES = {"small": (1, 8, 6, 5)}
-ROWS = ("nearest", "bilinear", "deconvolution", "triton")
+BEGIN, END = markers(page.NAMES["cuda"])
+SMALL = (1, 8, 6, 5)
+ROWS = ("nearest", "bilinear", "deconvolution", "mmcarafe triton")
 
 
-class Processor(benchmark_gpu.Gpu):
+class Processor(gpu.Gpu):
     """Does with a CPU what is done with a GPU, and keeps count."""
 
-    device = "cpu"
-
-    def __init__(self):
-        self.started = 0
+    type = "cpu"
+    started = 0
 
     def check(self):
         pass
@@ -49,28 +45,33 @@ class Processor(benchmark_gpu.Gpu):
         return (time.perf_counter() - start) * 1e3
 
     def extra_memory(self, call):
-        return call().numel()
+        return gpu.run(call).numel()
 
 
-def options(folder, **other) -> Namespace:
-    usual = dict(shapes=["small"], layouts=["contiguous", "channels_last"], dtypes=["float32", "bfloat16"])
-    return Namespace(**usual | dict(rounds=2, peers="eager", memory=True, out=str(folder), page=None) | other)
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    for shape in list(rows.SHAPES):
+        monkeypatch.delitem(rows.SHAPES, shape)
+    monkeypatch.setitem(rows.SHAPES, "small", SMALL)
+    monkeypatch.setattr(gpu, "COPY_BYTES", 2**20)
+    monkeypatch.setattr(mmcv_backend, "_extension", lambda: "mmcv was built without CUDA")
+
+
+def measured(folder, monkeypatch, processor=Processor, *options) -> dict:
+    monkeypatch.setattr(benchmark_op, "Gpu", processor)
+    usual = ["--device", "cuda", "--shapes", "small", "--dtypes", "float32", "bfloat16", "--rounds", "2"]
+    benchmark_op.main([*usual, "--memory", "--out", str(folder), *options])
+    return json.loads((folder / "benchmark.json").read_text())["cuda"]
 
 
 @pytest.fixture
-def measured(tmp_path, monkeypatch) -> dict:
-    pytest.importorskip("triton")
-    monkeypatch.setattr(mmcv_backend, "_extension", lambda: "mmcv was built without CUDA")
-    monkeypatch.setattr(benchmark_cuda, "COPY_BYTES", 2**20)
-    (tmp_path / "README.md").write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
-    args = options(tmp_path / "out", page=str(tmp_path / "README.md"))
-    benchmark_cuda.main(args, SHAPES, Processor())
-    return json.loads((tmp_path / "out/benchmark_cuda.json").read_text())
+def data(tmp_path, monkeypatch) -> dict:
+    return measured(tmp_path, monkeypatch)
 
 
 @needs_triton
-def test_every_row_of_every_combination_is_measured(measured):
-    found = {(r["layout"], r["dtype"], r["what"], r["row"]) for r in measured["results"]}
+def test_every_row_of_every_combination_is_measured(data):
+    found = {(r["layout"], r["dtype"], r["what"], r["row"]) for r in data["results"]}
     assert found == {
         (layout, dtype, what, row)
         for layout in ("contiguous", "channels_last")
@@ -78,47 +79,59 @@ def test_every_row_of_every_combination_is_measured(measured):
         for what in ("forward", "forward+backward")
         for row in ROWS
     }
-    for r in measured["results"]:
+    for r in data["results"]:
         assert 0 < r["least"] <= r["ms"] <= r["most"]
         assert r["gbs"] > 0 and r["called_ms"] > 0
         assert ("extra" in r) == (r["what"] == "forward")
-    assert measured["left_out"]["mmcv, small, float32"] == "mmcv was built without CUDA"
-    assert measured["copy"] > 0
+    case = dict(shape="small", layout="contiguous", dtype="float32", what="forward")
+    assert case | dict(row="mmcarafe mmcv", why="mmcv was built without CUDA") in data["left_out"]
+    assert data["machine"]["copy"] > 0
 
 
-def test_readme_section_is_replaced(measured, tmp_path):
-    text = (tmp_path / "README.md").read_text()
+@needs_triton
+def test_the_section_of_the_page_is_replaced(data, tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
+    page.write_page(path, "cuda", data)
+    text = path.read_text()
     assert text.startswith(f"above\n{BEGIN}\nOne run of") and text.endswith(f"{END}\nbelow\n")
     assert "| small | bfloat16 | channels_last | forward |" in text
-    assert "Left out: mmcv: mmcv was built without CUDA." in text
-    rows = [line.count("|") for line in text.splitlines() if line.startswith("|")]
-    assert len(set(rows)) == 1
+    assert "Left out: mmcarafe mmcv: mmcv was built without CUDA." in text
+    columns = [line.count("|") for line in text.splitlines() if line.startswith("|")]
+    assert len(set(columns)) == 1
+    assert page.read(tmp_path / "page.json") == dict(cuda=data)
 
 
-def test_inputs_in_turn_are_larger_than_twice_the_cache(measured):
-    for r in measured["results"]:
-        inputs = Inputs.draw(SHAPES["small"], "contiguous", False, dtype=getattr(torch, r["dtype"]))
-        assert r["sets"] * benchmark_cuda.moved_bytes("triton", inputs, False) > 2 * 4000
+@needs_triton
+def test_inputs_in_turn_are_larger_than_twice_the_cache(data):
+    for r in data["results"]:
+        inputs = Inputs.draw(SMALL, "contiguous", False, dtype=getattr(torch, r["dtype"]))
+        call = Call(None, rows.ROWS["shift and add"], inputs)
+        assert r["sets"] * gpu.moved_bytes(call) > 2 * 4000
 
 
 def test_bytes_count_each_tensor_once_in_each_pass():
     i = Inputs.draw((1, 8, 6, 5), "contiguous", False)
     x, m, out = (4 * n for n in (8 * 30, 25 * 120, 8 * 120))
-    assert benchmark_cuda.moved_bytes("triton", i, False) == x + m + out
-    assert benchmark_cuda.moved_bytes("triton", i, True) == x + m + out + (out + x + m) + (x + m)
-    assert benchmark_cuda.moved_bytes("nearest", i, False) == x + out
-    assert benchmark_cuda.moved_bytes("nearest", i, True) == 2 * (x + out)
+
+    def moved(name, grad=None):
+        return gpu.moved_bytes(Call(None, rows.ROWS[name], i, grad))
+
+    assert moved("shift and add, compiled") == x + m + out
+    assert moved("shift and add, compiled", i.output_grad()) == x + m + out + (out + x + m) + (x + m)
+    assert moved("nearest") == x + out
+    assert moved("nearest", i.output_grad()) == 2 * (x + out)
 
 
 def test_rows_run_in_turn_after_two_rounds_of_warming_up():
-    calls = []
-    rows = {name: [lambda name=name: calls.append(name)] * 30 for name in "ab"}
-    gpu = Processor()
-    graphs = {name: gpu.captured(row, keep=True) for name, row in rows.items()}
-    times = benchmark_cuda.in_turn(gpu, rows, graphs, rounds=3)
-    assert gpu.started == 2 * 2 * (3 + 2)
-    assert calls == (["a"] * 120 + ["b"] * 120) * 5  # 30 twice, replayed and called
-    assert all(len(kind) == 3 for pair in times.values() for kind in pair)
+    called, inputs = [], Inputs.draw(SMALL, "contiguous", False)
+    row, processor = rows.ROWS["nearest"], Processor()
+    calls = {name: [Call(lambda _, name=name: called.append(name), row, inputs)] * 30 for name in "ab"}
+    processor.started = 0
+    times = in_turn(processor, calls, 3)
+    assert processor.started == 2 * 2 * (3 + 2)
+    assert called == (["a"] * 120 + ["b"] * 120) * 5  # 30 twice, replayed and called
+    assert times.keys() == {"a", "b"}
 
 
 @pytest.mark.parametrize("name", [pytest.param("triton", marks=needs_triton), "mmcv"])
@@ -138,49 +151,42 @@ def test_both_passes_of_a_row_are_served_by_its_implementation(name, monkeypatch
             served.append(cuda._named[0])
             return F.avg_pool2d(grad, 2), None
 
-    monkeypatch.setattr(benchmark_cuda, "carafe", lambda x, m, *args: Recorder.apply(x, m))
+    monkeypatch.setattr(rows, "carafe", lambda x, m, *args: Recorder.apply(x, m))
     monkeypatch.setattr(mmcv_backend, "_extension", lambda: None)
-    rows, _ = benchmark_cuda.steps([Inputs.draw((1, 8, 6, 5), "contiguous", True)], True, False)
-    rows[name][0]()
+    calls, _ = calls_of(Processor(), "eager", "small", "contiguous", "float32", "forward+backward")
+    gpu.run(calls[f"mmcarafe {name}"][0])
     assert served == [name, name]
 
 
 @needs_triton
 def test_a_row_that_needs_too_much_memory_is_left_out(tmp_path, monkeypatch):
-    class Small(Processor):
+    class Little(Processor):
         def captured(self, calls, keep):
-            if calls[0].implementation is None:
+            if not calls[0].args[0].row.implementation:
                 raise torch.OutOfMemoryError
             return super().captured(calls, keep)
 
-    pytest.importorskip("triton")
-    monkeypatch.setattr(benchmark_cuda, "COPY_BYTES", 2**20)
-    benchmark_cuda.main(options(tmp_path), SHAPES, Small())
-    data = json.loads((tmp_path / "benchmark_cuda.json").read_text())
-    assert data["left_out"]["nearest, small, float32"] == "out of memory"
-    assert {r["row"] for r in data["results"]} == {"triton"}
+    data = measured(tmp_path, monkeypatch, Little)
+    assert {r["row"] for r in data["left_out"] if r["why"] == "out of memory"} == set(ROWS[:3])
+    assert {r["row"] for r in data["results"]} == {"mmcarafe triton"}
 
 
 def test_without_a_gpu_one_sentence_says_so(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    result = tool("benchmark_op.py", "--device", "cuda", cwd=tmp_path, check=False)
-    assert result.returncode != 0
-    assert result.stderr.strip().endswith("sees no CUDA device")
-    with pytest.raises(InputError, match="sees no CUDA device"):
-        benchmark_gpu.Gpu().check()
+    refused("benchmark_op.py", "--device", "cuda", cwd=tmp_path, match="sees no CUDA device")
 
 
 @pytest.mark.needs_cuda
 def test_on_the_gpu(tmp_path):
     args = ["--device", "cuda", "--shapes", "P5", "--dtypes", "bfloat16", "--memory", "--rounds", 3]
     tool("benchmark_op.py", *args, "--out", "here", cwd=tmp_path, gpu=True)
-    data = json.loads((tmp_path / "here/benchmark_cuda.json").read_text())
-    triton = [r for r in data["results"] if r["row"] == "triton"]
+    data = json.loads((tmp_path / "here/benchmark.json").read_text())["cuda"]
+    triton = [r for r in data["results"] if r["row"] == "mmcarafe triton"]
     assert {(r["layout"], r["what"]) for r in triton} == {
         (layout, what)
         for layout in ("contiguous", "channels_last")
         for what in ("forward", "forward+backward")
     }
-    assert all(0 < r["gbs"] < 1.5 * data["copy"] for r in triton)
-    assert all(r["extra"] < 0.2 * r["output"] for r in triton if "extra" in r)
+    assert all(0 < r["of_copy"] < 1.5 for r in triton)
+    assert all(r["extra"] < 0.2 for r in triton if "extra" in r)

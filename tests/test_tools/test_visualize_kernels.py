@@ -8,6 +8,7 @@ from commands import CONFIG, SMALL, TWIN, call, refused
 PICTURES = {"trace.png", "kernels.png", "entropy.png", "features.png"}
 # the toy detector finds nothing well, so that any score counts
 ANY = ["--cfg-options", *SMALL[:2], "model.test_cfg.rcnn.score_thr=0.0"]
+QUICK = ["--count", 1, "--dpi", 40]
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ def pictures(folder) -> set[str]:
 
 
 def test_pictures_of_every_part(given, tmp_path):
-    said = call("visualize_kernels.py", *given, "--out", "out", *ANY, cwd=tmp_path).stdout
-    assert "neck: 3 levels, 4 points" in said
+    said = call("visualize_kernels.py", *given, "--out", "out", "--count", 2, *ANY, cwd=tmp_path).stdout
+    assert "neck: 3 levels, 2 points" in said
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"neck", "roi_head.mask_head"}
     for part in ("neck", "roi_head.mask_head"):
         assert pictures(tmp_path / "out" / part) == PICTURES
@@ -40,7 +41,7 @@ def test_chosen_points_module_and_size(given, tmp_path):
 
 def test_what_did_not_run_is_said(given, tmp_path):
     options = [*ANY[:-1], "model.test_cfg.rcnn.score_thr=1.1"]
-    said = call("visualize_kernels.py", *given, "--out", "out", *options, cwd=tmp_path).stdout
+    said = call("visualize_kernels.py", *given, "--out", "out", *QUICK, *options, cwd=tmp_path).stdout
     assert "roi_head.mask_head.upsample: left out, it did not run" in said
 
 
@@ -69,6 +70,6 @@ def test_a_mistake_is_named(given, tmp_path):
 def test_a_picture_that_cannot_be_written_is_named(given, tmp_path):
     (tmp_path / "out/neck").mkdir(parents=True)
     (tmp_path / "out/neck/trace.png").symlink_to("/dev/full")
-    options = ("--out", "out", "--module", "neck", *ANY)
+    options = ("--out", "out", "--module", "neck", *QUICK, *ANY)
     match = "out/neck/trace.png: No space left on device; make room"
     refused("visualize_kernels.py", *given, *options, cwd=tmp_path, match=match)

@@ -9,6 +9,7 @@ from matplotlib.collections import PatchCollection
 from mmcarafe.analysis import record
 from mmcarafe.layers import CARAFE
 from mmcarafe.visualization import Point, View, choose_points, draw, to_rgb
+from mmcarafe.visualization.drawing import PICTURES
 
 
 def view(levels=2, size=(6, 9), k=5, groups=1, spread=3.0, box=None, image=(96, 144)) -> View:
@@ -57,8 +58,8 @@ def test_every_picture_is_titled_and_explained():
 )
 def test_pictures_of_all_kinds_of_maps(options):
     seen = view(**options)
-    for name, figure in draw(seen, choose_points(seen)).items():
-        picture = to_rgb(figure)
+    for name, figure in draw(seen, choose_points(seen, count=2)).items():
+        picture = to_rgb(figure, dpi=60)
         assert picture.dtype == np.uint8, name
         assert picture.shape[2] == 3, name
         assert picture.std() > 20, name
@@ -67,7 +68,7 @@ def test_pictures_of_all_kinds_of_maps(options):
 def test_the_squares_of_a_trace_are_its_weights():
     seen = view(levels=2, spread=0.5)
     point = Point(70, 40)
-    figure = draw(seen, [point])["trace"]
+    figure = PICTURES["trace"](seen, [point])
     drawn = [c for a in figure.axes for c in a.collections if isinstance(c, PatchCollection)]
     weights = seen.weights(point.x, point.y)
     assert len(drawn) == 2
@@ -85,21 +86,21 @@ def test_the_squares_of_a_trace_are_its_weights():
 
 def test_what_is_gathered_past_the_border_is_said():
     seen = view(levels=1, spread=0.0)
-    figure = draw(seen, [Point(1, 1)])["trace"]
+    figure = PICTURES["trace"](seen, [Point(1, 1)])
     notes = [text.get_text() for axis in figure.axes for text in axis.texts]
     assert "64% from past the border" in notes  # 16 of the 25 neighbours of a corner
 
 
 def test_the_numbers_of_a_kernel_are_its_weights():
     seen = view(levels=1, spread=0.0)
-    axis = draw(seen, [Point(70, 40)])["kernels"].axes[0]
+    axis = PICTURES["kernels"](seen, [Point(70, 40)]).axes[0]
     assert [text.get_text() for text in axis.texts] == ["4.00"] * 25
 
 
 def test_near_uniform_kernels_get_a_scale_of_their_own():
     near, far = view(spread=1e-4), view(spread=3.0)
-    assert "near uniform everywhere" in texts(draw(near, choose_points(near))["entropy"])
-    wide = draw(far, choose_points(far))["entropy"]
+    assert "near uniform everywhere" in texts(PICTURES["entropy"](near, choose_points(near)))
+    wide = PICTURES["entropy"](far, choose_points(far))
     assert "near uniform everywhere" not in texts(wide)
     values = far.entropy(0)
     assert f"min {values.min():.2f}, mean {values.mean():.2f}, max {values.max():.2f}" in texts(wide)
@@ -107,7 +108,7 @@ def test_near_uniform_kernels_get_a_scale_of_their_own():
 
 def test_features_are_those_of_the_modules():
     seen = view(levels=1)
-    figure = draw(seen, choose_points(seen))["features"]
+    figure = PICTURES["features"](seen, choose_points(seen))
     images = {axis.get_title(): axis.images[0].get_array() for axis in figure.axes if axis.images}
     channels = seen.calls[0].features[0]
     channel = int(channels.flatten(1).var(1).argmax())

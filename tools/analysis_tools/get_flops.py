@@ -46,23 +46,22 @@ def show(
     config: str, ours: dict[str, Cost], against: str | None, theirs: dict[str, Cost], shape: list
 ) -> None:
     """Print a line for each component."""
-    table = Table(title=f"one image of {shape[0]} x {shape[1]}; a multiply-add is two operations")
-    names = [name for name in dict.fromkeys([*ours, *theirs]) if name != CARAFES]
-    for column in ("component", "parameters, M", "GFLOPs"):
-        table.add_column(column, justify="left" if column == "component" else "right")
-    for column in ("parameters, M", "GFLOPs", "more parameters, M", "more GFLOPs") if against else ():
-        table.add_column(column, justify="right")
+    table = Table(
+        "component", title=f"one image of {shape[0]} x {shape[1]}; a multiply-add is two operations"
+    )
+    for more in ("", "", "more ") if against else ("",):
+        table.add_column(f"{more}parameters, M", justify="right")
+        table.add_column(f"{more}GFLOPs", justify="right")
 
     def row(name: str, mine: Cost, other: Cost) -> None:
-        cells = [f"{mine.parameters / 1e6:.3f}", f"{mine.flops / 1e9:.2f}"]
-        if against:
-            more = mine - other
-            cells += [f"{other.parameters / 1e6:.3f}", f"{other.flops / 1e9:.2f}"]
-            cells += [f"{more.parameters / 1e6:+.3f}", f"{more.flops / 1e9:+.2f}"]
+        cells = []
+        for cost, sign in ((mine, ""), (other, ""), (mine - other, "+")) if against else ((mine, ""),):
+            cells += [f"{cost.parameters / 1e6:{sign}.3f}", f"{cost.flops / 1e9:{sign}.2f}"]
         table.add_row(name, *cells)
 
-    for name in names:
-        row(name, ours.get(name, Cost()), theirs.get(name, Cost()))
+    for name in dict.fromkeys([*ours, *theirs]):
+        if name != CARAFES:
+            row(name, ours.get(name, Cost()), theirs.get(name, Cost()))
     table.add_section()
     row("together", total(ours), total(theirs))
     if CARAFES in ours or CARAFES in theirs:

@@ -14,15 +14,13 @@ from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from mmcarafe.apis.config import absence_named, build_detector, read_config
+from mmcarafe.apis.config import KERNELS, absence_named, build_detector, read_config
 from mmcarafe.checkpoint.state_dict import check_checkpoint
 from mmcarafe.errors import InputError
 from mmcarafe.layers import CARAFE
 from mmcarafe.utils.cli import add_cfg_options, add_device_option, run
 from mmcarafe.utils.files import check_folder, check_pipeline, write_picture
 from mmcarafe.visualization import (
-    Point,
-    View,
     choose_points,
     draw,
     image_points,
@@ -41,7 +39,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("image")
     parser.add_argument("--out", required=True, help="folder for the pictures, in a folder for each part")
     parser.add_argument(
-        "--points", nargs="+", type=float, metavar="XY",
+        "--points", nargs="+", type=float, default=[], metavar="XY",
         help="x y [x y ...], pixels of the image from its top left; default: chosen by the kernels",
     )  # fmt: skip
     parser.add_argument("--count", type=int, default=4, help="points that are chosen")
@@ -53,7 +51,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dpi", type=int, default=100, help="pixels an inch")
     add_cfg_options(parser)
     args = parser.parse_args(argv)
-    if args.points and len(args.points) % 2:
+    if len(args.points) % 2:
         parser.error(f"--points: expected pairs of x and y, got {len(args.points)} numbers")
     if args.count < 1 or args.dpi < 1:
         parser.error("--count and --dpi: expected 1 or more")
@@ -61,7 +59,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def build_model(cfg: Config, args: argparse.Namespace) -> nn.Module:
-    """The detector with its weights; InputError where there is nothing to look at."""
+    """Build the detector with its weights; InputError where there is nothing to look at."""
     model = build_detector(cfg)
     if not any(isinstance(module, CARAFE) for module in model.modules()):
         raise InputError(
@@ -70,16 +68,6 @@ def build_model(cfg: Config, args: argparse.Namespace) -> nn.Module:
     check_checkpoint(model, args.checkpoint)
     load_checkpoint(model, args.checkpoint, map_location="cpu", logger="silent")
     return model.to(args.device)
-
-
-def points_of(view: View, args: argparse.Namespace) -> list[Point]:
-    """Those of the command line that are in the view, or chosen ones."""
-    if not args.points:
-        return choose_points(view, args.count)
-    try:
-        return image_points(view, list(zip(args.points[::2], args.points[1::2], strict=True)))
-    except ValueError as error:
-        raise InputError(f"--points: {error}") from error
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -91,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     if not Path(args.image).is_file():
         raise InputError(f"image {args.image} does not exist")
     model = build_model(cfg, args)
-    with absence_named(f"{type(model).__name__} does not run on {args.device}"):
+    with absence_named(f"{type(model).__name__} does not run on {args.device}", KERNELS):
         seen = look(model, *load_image(cfg, args.image))
     if not seen:
         raise InputError("no CARAFE module ran: a mask head's does where something is found")
@@ -101,7 +89,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--module: expected one of {', '.join(known)}, which ran, got {args.module!r}")
     if not all(view.is_finite for view in views):
         raise InputError(f"checkpoint {args.checkpoint} gives values that are not finite: training diverged")
-    points = [points_of(view, args) for view in views]
+    given = list(zip(args.points[::2], args.points[1::2], strict=True))
+    points = [image_points(view, given) if given else choose_points(view, args.count) for view in views]
     for view, chosen in zip(views, points, strict=True):
         if not chosen:
             print(f"{view.name}: left out, none of the points is in its RoI")

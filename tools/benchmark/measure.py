@@ -1,120 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How benchmark_op.py measures: rows in turn, medians, peak memory, and what the machine can do at best."""
+"""Time and memory of every row on every shape, layout, dtype and pass.
 
-import ctypes
-import os
-import platform
-import time
-from collections.abc import Callable
+Rows run in turn, round after round, so that drift of the machine meets all alike. torch's ``benchmark.Timer``
+and Triton's ``do_bench`` repeat one function before they go on to the next, so neither is used.
+"""
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from itertools import product
 from statistics import median
 
 import torch
+from benchmark.forms import Inputs
+from benchmark.rows import BOTH, PASSES, SHAPES, Row, rows_of
 from torch import Tensor
 
-from mmcarafe.errors import InputError
 from mmcarafe.ops import use_implementation
 
-SLOW = 0.5  # seconds; rows slower than this are called SLOW_ROUNDS times
+SLOW_MS = 500
+"""A row that is slower is timed in SLOW_ROUNDS rounds."""
+
 SLOW_ROUNDS = 3
 
 
 @dataclass
-class Row:
-    """Something to time: a call, and the implementation of the operator it runs with, if it is ours."""
+class Call:
+    """One call of a row on inputs, with its backward pass if there is a gradient to send back."""
 
-    call: Callable[[], Tensor]
-    implementation: str | None = None
+    function: Callable[[Inputs | None], Tensor]
+    row: Row | None = None
+    inputs: Inputs | None = None
+    grad: Tensor | None = None
 
-    def chosen(self):
-        """Context in which the call runs."""
-        return use_implementation("cpu", self.implementation) if self.implementation else nullcontext()
-
-
-def seconds(row: Row, grad: Tensor | None = None) -> float:
-    """Wall time of one call, with its backward pass if there is a gradient to send back."""
-    with row.chosen():
-        start = time.perf_counter()
-        out = row.call()
-        if grad is not None:
-            out.backward(grad)
-        return time.perf_counter() - start
+    def chosen(self, device: str):
+        """Return the context in which the row's implementation of the operator runs, if it has one."""
+        named = self.row and self.row.implementation
+        return use_implementation(device, named) if named else nullcontext()
 
 
-def in_turn(rows: dict[str, Row], rounds: int, grad: Tensor | None = None) -> dict[str, list[float]]:
-    """Milliseconds of each row: round after round, after one call of each that is not counted."""
-    warm = {name: seconds(row, grad) for name, row in rows.items()}
-    times = {name: [] for name in rows}
-    for i in range(rounds):
-        for name, row in rows.items():
-            if i < SLOW_ROUNDS or warm[name] < SLOW:
-                times[name].append(seconds(row, grad) * 1e3)
-    return times
+def in_turn(device, rows: dict, rounds: int, left_out: dict[str, str] | None = None) -> dict:
+    """Time each row in every round; return medians and spread of one call, milliseconds.
+
+    ``device`` gives the clocks that time a row: on a GPU a second one, as called from Python.
+    """
+    clocks = {}
+    for name, calls in rows.items():
+        try:
+            clocks[name] = device.clocks(calls)
+        except torch.OutOfMemoryError:
+            left_out[name] = "out of memory"
+    times = {name: [] for name in clocks}
+    for i in range(device.warm_rounds + rounds):
+        for name, row in clocks.items():
+            if i < device.warm_rounds + SLOW_ROUNDS or times[name][0][0] < SLOW_MS:
+                times[name].append([clock() for clock in row])
+    results = {}
+    for name, rows_times in times.items():
+        ms, *others = zip(*rows_times[device.warm_rounds :], strict=True)
+        results[name] = dict(ms=median(ms), least=min(ms), most=max(ms), calls=len(ms))
+        for called in others:
+            results[name]["called_ms"] = median(called)
+    return results
 
 
-def extra_memory(row: Row) -> int | None:
-    """Peak bytes of a forward call beyond its output, from the kernel's high-water mark; Linux only."""
-    reset = Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return None
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)  # blocks that the allocator kept would be used again unseen
-    with row.chosen():
-        before = _status("VmRSS")
-        reset.write_text("5")
-        out = row.call()
-    return max(0, _status("VmHWM") - before - out.numel() * out.element_size())
+def measure(device, args: Namespace) -> Iterator[tuple[list[dict], list[dict]]]:
+    """Yield results, and what is left out, of each shape, layout and dtype, on a ``Cpu`` or a ``Gpu``."""
+    for shape, layout, dtype in product(args.shapes, args.layouts, args.dtypes):
+        print(f"measuring {shape}, {layout}, {dtype}", flush=True)
+        results, left_out = [], []
+        for what in PASSES:
+            case = dict(shape=shape, layout=layout, dtype=dtype, what=what)
+            calls, others = calls_of(device, args.peers, **case)
+            for name, result in in_turn(device, calls, args.rounds, others).items():
+                call = calls[name][0]
+                result |= device.rates(calls[name], result["ms"])
+                if args.memory and what != BOTH and (extra := device.extra_memory(call)) is not None:
+                    result["extra"] = extra / call.inputs.output_bytes
+                results.append(case | dict(row=name) | result)
+            left_out += [case | dict(row=name, why=why) for name, why in others.items()]
+        yield results, left_out
 
 
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
-
-
-def reuse_memory() -> None:
-    """Hand freed blocks out again from here on: as with preallocated outputs, no call waits for pages."""
-    libc = ctypes.CDLL(None)
-    m_trim_threshold, m_mmap_max = -1, -4
-    if not hasattr(libc, "mallopt"):
-        raise InputError("reused memory can be measured with glibc only")
-    if not (libc.mallopt(m_mmap_max, 0) and libc.mallopt(m_trim_threshold, 2**31 - 1)):
-        raise InputError("this C library refuses to keep freed memory")
-
-
-def matmul_row() -> tuple[Row, int]:
-    """A product of two 2048 x 2048 matrices of float32, and its number of floating-point operations."""
-    a = torch.randn(2048, 2048)
-    return Row(lambda: a @ a), 2 * 2048**3
-
-
-def machine() -> dict:
-    """What the figures depend on."""
-    return dict(
-        processor=_processor(),
-        cores=os.cpu_count(),
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-    )
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    flags = ""
-    if info.exists():
-        lines = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-        fields = {key.strip(): value.strip() for key, value in lines.items()}
-        if "avx512f" in fields.get("flags", ""):
-            flags = " with AVX-512"
-        if "model name" in fields:
-            return fields["model name"] + flags
-    return platform.processor() or platform.machine()
-
-
-def summary(times: list[float]) -> dict:
-    """Median and spread, in milliseconds."""
-    return dict(ms=median(times), least=min(times), most=max(times), calls=len(times))
+def calls_of(
+    device, peers: str, shape: str, layout: str, dtype: str, what: str
+) -> tuple[dict[str, list[Call]], dict[str, str]]:
+    """Return each row's calls, one for each set of inputs, and why others are left out."""
+    kind = dict(device=device.type, dtype=getattr(torch, dtype))
+    draw = partial(Inputs.draw, SHAPES[shape], layout, what == BOTH, **kind)
+    inputs = [draw()]
+    inputs += [draw() for _ in range(device.sets(inputs[0]) - 1)]
+    rows, left_out = rows_of(device.name, inputs[0], peers, shape, layout)
+    grads = [i.output_grad() if what == BOTH else None for i in inputs]
+    calls = {}
+    for name, row in rows.items():
+        function = row.make(inputs[0])
+        calls[name] = [Call(function, row, i, grad) for i, grad in zip(inputs, grads, strict=True)]
+    return calls, left_out

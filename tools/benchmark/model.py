@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mask R-CNN R50 at 800 x 1344, part by part, with and without CARAFE, for benchmark_op.py."""
+"""Mask R-CNN R50 at 800 x 1344, part by part, with and without CARAFE."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from benchmark.measure import Row, in_turn, summary
-from mmengine.config import Config
-from mmengine.hub import get_config
 from torch import Tensor
 
-import mmcarafe.models  # noqa: F401  registers the necks and heads
-from mmcarafe.apis.config import build_detector
+from mmcarafe.apis.config import build_detector, read_config
 
+MODEL = "Mask R-CNN R50"
 IMAGE = (1, 3, 800, 1344)
 BOX_ROIS, MASK_ROIS = 1000, 100  # mmdet's test_cfg: proposals, and detections that get a mask
-CONFIG = Path(__file__).parents[2] / "configs/carafe/mask-rcnn_r50_fpn-carafe_1x_coco.py"
-BASELINE = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
+CONFIGS = {
+    "nearest + deconv": "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
+    "CARAFE": str(Path(__file__).parents[2] / "configs/carafe/mask-rcnn_r50_fpn-carafe_1x_coco.py"),
+}
 
 
 def _rois(count: int) -> Tensor:
-    """Boxes of every size an FPN distributes: [count, 5], image index, x1, y1, x2, y2."""
+    """Return boxes of every size an FPN distributes: [count, 5], image index, x1, y1, x2, y2."""
     generator = torch.Generator().manual_seed(0)
     height, width = IMAGE[2:]
     side = 2 ** (4 + 5 * torch.rand(count, 2, generator=generator))  # 16 .. 512 pixels
@@ -27,24 +27,22 @@ def _rois(count: int) -> Tensor:
     return torch.cat([torch.zeros(count, 1), start, start + side], 1)
 
 
-@torch.no_grad()
-def model_rows(rounds: int) -> dict[str, dict]:
-    """Milliseconds of each part's forward pass, for both detectors in turn.
+def model_functions() -> dict[str, Callable]:
+    """Return the forward passes of each part of both detectors, by "detector: part".
 
     Selecting and suppressing boxes and pasting masks are left out: they are the same for both.
     """
-    configs = {"nearest + deconv": get_config(BASELINE), "CARAFE": Config.fromfile(CONFIG)}
     image, box_rois, mask_rois = torch.rand(IMAGE), _rois(BOX_ROIS), _rois(MASK_ROIS)
-    rows = {}
-    for name, config in configs.items():
-        model = build_detector(config)
+    functions = {}
+    for name, config in CONFIGS.items():
+        model = build_detector(read_config(config)).requires_grad_(False)
         levels = model.backbone(image)
         maps = model.neck(levels)
-        rows |= {
-            f"{name}: backbone": Row(lambda m=model: m.backbone(image)),
-            f"{name}: FPN": Row(lambda m=model, x=levels: m.neck(x)),
-            f"{name}: RPN head": Row(lambda m=model, x=maps: m.rpn_head(x)),
-            f"{name}: box head": Row(lambda m=model, x=maps: m.roi_head._bbox_forward(x, box_rois)),
-            f"{name}: mask head": Row(lambda m=model, x=maps: m.roi_head._mask_forward(x, mask_rois)),
+        functions |= {
+            f"{name}: backbone": lambda _, m=model: m.backbone(image),
+            f"{name}: FPN": lambda _, m=model, x=levels: m.neck(x),
+            f"{name}: RPN head": lambda _, m=model, x=maps: m.rpn_head(x),
+            f"{name}: box head": lambda _, m=model, x=maps: m.roi_head._bbox_forward(x, box_rois),
+            f"{name}: mask head": lambda _, m=model, x=maps: m.roi_head._mask_forward(x, mask_rois),
         }
-    return {name: summary(times) for name, times in in_turn(rows, rounds).items()}
+    return functions

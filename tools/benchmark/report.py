@@ -1,126 +1,106 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What benchmark_op.py's measurements say: ratios against their aims, and tables on the screen."""
+"""Sum the measurements up: ratios against their aims, and tables on the screen."""
 
-from benchmark.peers import FORMS
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from math import isnan, nan, prod
+
+from benchmark.forms import FORMS
+from benchmark.rows import BOTH, FORWARD, LAYOUTS, SHAPES
 from rich.console import Console
 from rich.table import Table
 
+CASE = ("shape", "dtype", "layout", "what")
 
-def find(data: dict, shape: str, layout: str, what: str, row: str) -> dict | None:
-    """One measurement, or None if it was not made."""
-    key = dict(shape=shape, layout=layout, what=what, row=row)
-    return next((r for r in data["results"] if key.items() <= r.items()), None)
+
+def of(
+    data: dict, row: str, shape: str = "P3", layout: str = LAYOUTS[0], what: str = FORWARD, key: str = "ms"
+) -> float:
+    """Return one number of a run on a CPU, NaN where it was not measured."""
+    case = dict(shape=shape, layout=layout, what=what, row=row)
+    return next((r.get(key, nan) for r in data["results"] if case.items() <= r.items()), nan)
 
 
 def our_row(data: dict) -> str:
-    """Name of the operator's rows with the best implementation that was measured: the first."""
+    """Return the name of the operator's rows with the best implementation that was measured: the first."""
     return next(r["row"] for r in data["results"] if r["row"].startswith("mmcarafe"))
 
 
-def best(data: dict, what: str, kind: str, shape: str = "P3") -> dict | None:
-    """The fastest of the "eager" or "compiled" forms on contiguous maps; our own form is not among them."""
+def together(data: dict, detector: str) -> float:
+    """Return milliseconds of all parts of a detector, NaN where it was not measured."""
+    return sum(r["ms"] for r in data["results"] if r["row"].startswith(f"{detector}: ")) or nan
 
-    def of_kind(row: str) -> bool:
-        return row.endswith(", compiled") if kind == "compiled" else row in FORMS
 
-    key = dict(shape=shape, layout="contiguous", what=what)
-    rows = [r for r in data["results"] if key.items() <= r.items() and of_kind(r["row"])]
-    return min(rows, key=lambda r: r["ms"], default=None)
+def best_form(data: dict, what: str, ending: str = "") -> float:
+    """Return milliseconds of the fastest form in plain PyTorch, NaN where none was measured."""
+    times = (of(data, f"{form}{ending}", what=what) for form in FORMS)
+    return min((ms for ms in times if not isnan(ms)), default=nan)
+
+
+def ratios(data: dict) -> Iterator[tuple[str, float, str]]:
+    """Yield name, value and aim of each ratio; NaN where it was not measured. A new aim is one entry here."""
+    ours, ms = our_row(data), partial(of, data)
+    for x in LAYOUTS:
+        yield f"forward / nearest, P3, {x}", ms(ours, layout=x) / ms("nearest", layout=x), "<=1.25"
+    for what, eager, compiled in ((FORWARD, ">=25", ">=8"), (BOTH, ">=25", ">=6")):
+        for kind, ending, limit in (("eager", "", eager), ("compiled", ", compiled", compiled)):
+            ratio = best_form(data, what, ending) / ms(ours, what=what)
+            yield f"best {kind} form / {what}, P3", ratio, limit
+    rate = partial(ms, what=f"{FORWARD}, memory reused", key="gflops")
+    for x in LAYOUTS:
+        ratio = rate(ours, layout=x) / rate("matrix product")
+        yield f"GFLOP/s with reused memory / of a matrix product, P3, {x}", ratio, ">=0.5"
+    for x in LAYOUTS:
+        yield f"extra memory / output, P3, {x}", ms(ours, layout=x, key="extra"), "<=0.15"
+    for x in LAYOUTS:
+        small, large = (ms(ours, shape, x) / prod(SHAPES[shape]) for shape in ("P5", "P2"))
+        name = f"time per pixel, slower of P5 and P2 / faster, {x}"
+        yield name, max(small / large, large / small), "<=1.3"
+    one, other = (ms(ours, layout=x) for x in LAYOUTS)
+    yield "slower layout / faster, P3, forward", max(one / other, other / one), "<=1.3"
+    ratio = ms("CARAFE layer", "100 RoIs") / ms("deconvolution", "100 RoIs")
+    yield "CARAFE layer / deconvolution, 100 RoIs, forward", ratio, "<=0.6"
+    ratio = together(data, "CARAFE") / together(data, "nearest + deconv")
+    yield "Mask R-CNN with CARAFE / nearest + deconv", ratio, "<=1.03"
 
 
 def targets(data: dict) -> list[dict]:
-    """Each ratio that is aimed at and that this run measured: its name, its value and its limit."""
-    ours = our_row(data)
-
-    def ms(shape: str, layout: str, what: str, row: str) -> float | None:
-        found = find(data, shape, layout, what, row)
-        return found and found["ms"]
-
-    rows = []
-
-    def add(name: str, above: float | None, below: float | None, limit: str) -> None:
-        if above is not None and below is not None:
-            value = above / below
-            met = value >= float(limit[2:]) if limit[0] == ">" else value <= float(limit[2:])
-            rows.append(dict(name=name, value=value, limit=limit, met=met))
-
-    forward, both, flat, last = "forward", "forward+backward", "contiguous", "channels_last"
-    for layout in (flat, last):
-        name = f"forward / nearest, P3, {layout}"
-        add(name, ms("P3", layout, forward, ours), ms("P3", layout, forward, "nearest"), "<=1.25")
-    for what, eager, compiled in ((forward, ">=25", ">=8"), (both, ">=25", ">=6")):
-        for kind, limit in (("eager", eager), ("compiled", compiled)):
-            peer = best(data, what, kind)
-            add(f"best {kind} form / {what}, P3", peer and peer["ms"], ms("P3", flat, what, ours), limit)
-    reused = data["reused"]
-    for layout in (flat, last):
-        if layout in reused:
-            name = f"GFLOP/s with reused memory / of a matrix product, P3, {layout}"
-            add(name, reused[layout]["gflops"], reused["matmul"]["gflops"], ">=0.5")
-    for layout in (flat, last):
-        found = find(data, "P3", layout, forward, ours)
-        if found and found["extra"] is not None:
-            add(f"extra memory / output, P3, {layout}", found["extra"], found["output"], "<=0.15")
-    for layout in (flat, last):
-        small, large = find(data, "P5", layout, forward, ours), find(data, "P2", layout, forward, ours)
-        if small and large:
-            per_byte = [r["ms"] / r["output"] for r in (small, large)]
-            name = f"time per pixel, slower of P5 and P2 / faster, {layout}"
-            add(name, max(per_byte), min(per_byte), "<=1.3")
-    pair = [ms("P3", layout, forward, ours) for layout in (flat, last)]
-    if None not in pair:
-        add("slower layout / faster, P3, forward", max(pair), min(pair), "<=1.3")
-    rois = [ms("100 RoIs", flat, forward, row) for row in ("CARAFE layer", "deconvolution")]
-    add("CARAFE layer / deconvolution, 100 RoIs, forward", *rois, "<=0.6")
-    if "model" in data:
-        add(
-            "Mask R-CNN with CARAFE / nearest + deconv",
-            total(data, "CARAFE"),
-            total(data, "nearest + deconv"),
-            "<=1.03",
-        )
-    return rows
+    """Return each ratio that was measured: name, value, aim ("limit") and "met"; there are none on a GPU."""
+    if "processor" not in data["machine"]:
+        return []
+    rows = [dict(name=name, value=value, limit=limit) for name, value, limit in ratios(data)]
+    for row in rows:
+        limit = float(row["limit"][2:])
+        row["met"] = row["value"] >= limit if row["limit"][0] == ">" else row["value"] <= limit
+    return [row for row in rows if not isnan(row["value"])]
 
 
-def total(data: dict, detector: str) -> float:
-    """Milliseconds of all parts of a detector."""
-    return sum(r["ms"] for name, r in data["model"].items() if name.startswith(f"{detector}: "))
+def cases(data: dict) -> dict[tuple[str, str, str, str], dict[str, dict]]:
+    """Return results by shape, dtype, layout and pass, then by row."""
+    found: dict[tuple, dict[str, dict]] = {}
+    for r in data["results"]:
+        found.setdefault(tuple(r[key] for key in CASE), {})[r["row"]] = r
+    return found
 
 
 def show(data: dict) -> None:
-    """Print a table for each shape, layout and pass, then the rest."""
+    """Print a table of each shape, dtype, layout and pass, then what is left out and the aims."""
     console = Console()
     if not console.is_terminal:
         console.width = 120  # a log file has room
     console.print(", ".join(f"{key}: {value}" for key, value in data["machine"].items()))
-    groups = dict.fromkeys((r["shape"], r["layout"], r["what"]) for r in data["results"])
-    for shape, layout, what in groups:
-        rows = [r for r in data["results"] if (r["shape"], r["layout"], r["what"]) == (shape, layout, what)]
-        nearest = find(data, shape, layout, what, "nearest")
-        table = Table(title=f"{shape}, {layout}, {what}")
-        for column in ("", "ms", "least - most", "/ nearest", "GFLOP/s", "extra / output"):
-            table.add_column(column, justify="left" if not column else "right")
-        for r in sorted(rows, key=lambda r: r["ms"]):
-            table.add_row(
-                r["row"],
-                f"{r['ms']:.1f}",
-                f"{r['least']:.1f} - {r['most']:.1f}",
-                f"{r['ms'] / nearest['ms']:.2f}" if nearest else "",
-                f"{r['gflops']:.0f}" if "gflops" in r else "",
-                f"{r['extra'] / r['output']:.2f}" if r.get("extra") is not None else "",
-            )
+    for case, rows in cases(data).items():
+        lines = sorted(rows.values(), key=lambda r: r["ms"])
+        if "nearest" in rows:
+            lines = [r | {"/ nearest": r["ms"] / rows["nearest"]["ms"]} for r in lines]
+        columns = [key for key in dict.fromkeys(chain(*lines)) if key not in CASE]
+        table = Table(*columns, title=", ".join(case))
+        for r in lines:
+            table.add_row(r["row"], *(f"{r[key]:.4g}" if key in r else "" for key in columns[1:]))
         console.print(table)
-    for name, r in data.get("model", {}).items():
-        console.print(f"{name}: {r['ms']:.0f} ms ({r['least']:.0f} - {r['most']:.0f})")
-    for name, r in data["reused"].items():
-        console.print(
-            f"memory reused, {name}: {r['ms']:.1f} ms"
-            + (f" = {r['gflops']:.0f} GFLOP/s" if "gflops" in r else "")
-        )
-    for r in data["scaling"]:
-        console.print(f"{r['threads']} threads, forward+backward, P3: {r['ms']:.1f} ms")
-    console.print(f"mmcv's operator: {data['mmcv']}")
-    for t in data["targets"]:
-        console.print(
-            f"{'met   ' if t['met'] else 'missed'} {t['name']}: {t['value']:.2f} (aim {t['limit']})"
-        )
+    for reason in dict.fromkeys(f"{r['row']}: {r['why']}" for r in data["left_out"]):
+        console.print(f"left out: {reason}")
+    for t in targets(data):
+        met = "met   " if t["met"] else "missed"
+        console.print(f"{met} {t['name']}: {t['value']:.2f} (aim {t['limit']})")

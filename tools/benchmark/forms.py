@@ -1,20 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What benchmark_op.py compares the operator with: the upsamplers it replaces and other ways to write it."""
+"""Inputs of the benchmark, and the operator written in plain PyTorch in four ways."""
 
 from dataclasses import dataclass
 from itertools import product
-from math import prod
 
 import torch
 import torch.nn.functional as F
-from benchmark.measure import Row
-from torch import Tensor, nn
-
-from mmcarafe.layers import CARAFE
-from mmcarafe.ops import carafe, implementations
-
-# Forms that unfold hold k*k copies of the map: elements of the features up to which they are run.
-LARGEST = 6 * 10**6
+from torch import Tensor
 
 
 @dataclass
@@ -35,7 +27,7 @@ class Inputs:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "Inputs":
-        """Random tensors in the layout "contiguous" or "channels_last"."""
+        """Return random tensors in the layout "contiguous" or "channels_last"."""
         N, _, H, W = shape
         options = dict(device=device, dtype=dtype)
         tensors = torch.randn(shape, **options), torch.randn(N, 25, 2 * H, 2 * W, **options).softmax(1)
@@ -45,41 +37,17 @@ class Inputs:
 
     @property
     def flops(self) -> int:
-        """Of one forward call: a multiplication and an addition for each of the k*k terms."""
+        """Operations of one forward call: a multiplication and an addition for each of the k*k terms."""
         return 2 * self.k**2 * self.features.numel() * self.scale**2
 
     @property
     def output_bytes(self) -> int:
         """Size of the output."""
-        return prod(self.features.shape) * self.scale**2 * self.features.element_size()
+        return self.features.numel() * self.scale**2 * self.features.element_size()
 
     def output_grad(self) -> Tensor:
-        """A gradient of the output in the features' layout."""
+        """Return a gradient of the output in the features' layout."""
         return torch.ones_like(F.interpolate(self.features.detach(), scale_factor=self.scale))
-
-
-def our_rows(inputs: Inputs) -> dict[str, Row]:
-    """The operator with each implementation this machine has, and the whole layer with the best."""
-    layer = CARAFE(inputs.features.shape[1]).requires_grad_(inputs.features.requires_grad)
-
-    def call() -> Tensor:
-        return carafe(inputs.features, inputs.masks, inputs.k, 1, inputs.scale)
-
-    rows = {f"mmcarafe {name}": Row(call, name) for name in implementations("cpu")}
-    return rows | {"CARAFE layer": Row(lambda: layer(inputs.features))}
-
-
-def replaced_rows(inputs: Inputs) -> dict[str, Row]:
-    """The upsamplers that CARAFE replaces, on the same features."""
-    x, s, channels = inputs.features, inputs.scale, inputs.features.shape[1]
-    deconv = nn.ConvTranspose2d(channels, channels, s, s).to(x).requires_grad_(x.requires_grad)
-    conv = nn.Conv2d(channels, channels * s * s, 3, padding=1).to(x).requires_grad_(x.requires_grad)
-    return {
-        "nearest": Row(lambda: F.interpolate(x, scale_factor=s, mode="nearest")),
-        "bilinear": Row(lambda: F.interpolate(x, scale_factor=s, mode="bilinear", align_corners=False)),
-        "deconvolution": Row(lambda: deconv(x)),
-        "pixel shuffle": Row(lambda: F.pixel_shuffle(conv(x), s)),
-    }
 
 
 def unfold_at_target(x: Tensor, masks: Tensor, k: int, s: int) -> Tensor:
@@ -105,7 +73,7 @@ def unfold_at_source(x: Tensor, masks: Tensor, k: int, s: int) -> Tensor:
 
 
 def shift_and_add(x: Tensor, masks: Tensor, k: int, s: int) -> Tensor:
-    """One multiply-add of the shifted, upsampled map for each tap."""
+    """Add up the shifted, upsampled map times its mask, one for each tap."""
     H, W = x.shape[2:]
     padded = F.pad(x, [k // 2] * 4)
     out = 0
@@ -121,26 +89,3 @@ FORMS = {
     "unfold, einsum": unfold_at_source,
     "shift and add": shift_and_add,
 }
-
-
-def pytorch_rows(inputs: Inputs, compiled: bool) -> dict[str, Row]:
-    """Forms written in PyTorch alone, eager or under torch.compile."""
-    if inputs.features.numel() > LARGEST:
-        return {}
-    args = inputs.features, inputs.masks, inputs.k, inputs.scale
-    if not compiled:
-        return {name: Row(lambda form=form: form(*args)) for name, form in FORMS.items()}
-    forms = {f"{name}, compiled": torch.compile(form, dynamic=False) for name, form in FORMS.items()}
-    return {name: Row(lambda form=form: form(*args)) for name, form in forms.items()}
-
-
-def mmcv_row(inputs: Inputs) -> Row | str:
-    """mmcv's operator, or what it says where it does not run."""
-    from mmcv.ops import carafe as mmcv_carafe
-
-    row = Row(lambda: mmcv_carafe(inputs.features, inputs.masks, inputs.k, 1, inputs.scale))
-    try:
-        row.call()
-    except RuntimeError as error:
-        return str(error).splitlines()[0]
-    return row

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure a CPU: wall time, peak memory; and by threads, whole models and memory that is reused."""
+
+import ctypes
+import os
+import platform
+import re
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from benchmark.forms import Inputs
+from benchmark.measure import Call, calls_of, in_turn
+from benchmark.model import MODEL, model_functions
+from benchmark.rows import BOTH, FORWARD
+
+from mmcarafe.errors import InputError
+from mmcarafe.ops import implementations
+
+MATRIX_SIDE = 2048
+FLOAT32 = dict(layout="contiguous", dtype="float32")
+
+
+class Cpu:
+    """Times calls, and finds out their peak memory."""
+
+    name = type = "cpu"
+    warm_rounds = 1
+
+    def __init__(self):
+        info = Path("/proc/cpuinfo")
+        model = re.search(r"^model name\s*: (.*)$", info.read_text() if info.exists() else "", re.M)
+        name = model[1] if model else platform.processor() or platform.machine()
+        self.facts = dict(
+            processor=f"{name} with {torch.backends.cpu.get_cpu_capability()}",
+            cores=os.cpu_count(),
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+        )
+
+    def sets(self, first: Inputs) -> int:
+        """Return on how many sets of inputs a row runs: on one."""
+        return 1
+
+    def clocks(self, calls: list[Call]) -> list[Callable[[], float]]:
+        """Return what times one call, milliseconds."""
+
+        def milliseconds(call: Call = calls[0]) -> float:
+            with call.chosen("cpu"):
+                start = time.perf_counter()
+                out = call.function(call.inputs)
+                if call.grad is not None:
+                    out.backward(call.grad)
+                return (time.perf_counter() - start) * 1e3
+
+        return [milliseconds]
+
+    def rates(self, calls: list[Call], ms: float) -> dict:
+        """Return GFLOP/s of the operator: each gradient takes as many operations as the forward pass."""
+        if not calls[0].row.implementation:
+            return {}
+        return dict(gflops=calls[0].inputs.flops * (1 if calls[0].grad is None else 3) / ms / 1e6)
+
+    def extra_memory(self, call: Call) -> int | None:
+        """Return peak bytes of a forward call beyond its output, by the high-water mark; Linux only."""
+        reset = Path("/proc/self/clear_refs")
+        if not reset.exists():
+            return None
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)  # blocks that the allocator kept would be used again unseen
+        with call.chosen("cpu"):
+            before = _status("VmRSS")
+            reset.write_text("5")
+            out = call.function(call.inputs)
+        return max(0, _status("VmHWM") - before - out.nbytes)
+
+
+def _status(field: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"^{field}:\s*(\d+)", status, re.M)[1]) * 1024
+
+
+def measure_more(cpu: Cpu, args: Namespace) -> Iterator[tuple[list[dict], list[dict]]]:
+    """Yield results by threads, of whole models, and with memory that is reused from then on."""
+    best = f"mmcarafe {implementations('cpu')[0]}"
+    case = dict(shape="P3", what=BOTH, **FLOAT32)
+    calls, _ = calls_of(cpu, "none", **case)
+    results = []
+    for threads in (2**i for i in range(args.threads.bit_length())):
+        torch.set_num_threads(threads)
+        (result,) = in_turn(cpu, {best: calls[best]}, args.rounds).values()
+        results.append(case | dict(what=f"{BOTH} by threads", row=str(threads)) | result)
+    torch.set_num_threads(args.threads)
+    yield results, []
+    if args.model:
+        print(f"measuring {MODEL}", flush=True)
+        calls = {name: [Call(function)] for name, function in model_functions().items()}
+        case = dict(shape=MODEL, what=FORWARD, **FLOAT32)
+        yield [case | dict(row=name) | r for name, r in in_turn(cpu, calls, args.rounds).items()], []
+    reuse_memory()
+    a = torch.randn(MATRIX_SIDE, MATRIX_SIDE)
+    calls = {("contiguous", "matrix product"): [Call(lambda _: a @ a)]}
+    for layout in args.layouts:
+        rows, _ = calls_of(cpu, "replaced", "P3", layout, "float32", FORWARD)
+        calls |= {(layout, name): rows[name] for name in (best, "nearest")}
+    results = []
+    for (layout, name), result in in_turn(cpu, calls, args.rounds).items():
+        if name == "matrix product":
+            result["gflops"] = 2 * MATRIX_SIDE**3 / result["ms"] / 1e6
+        else:
+            result |= cpu.rates(calls[layout, name], result["ms"])
+        case = dict(shape="P3", layout=layout, dtype="float32", what=f"{FORWARD}, memory reused", row=name)
+        results.append(case | result)
+    yield results, []
+
+
+def reuse_memory() -> None:
+    """Hand freed blocks out again from here on: as with preallocated outputs, no call waits for pages."""
+    libc = ctypes.CDLL(None)
+    m_trim_threshold, m_mmap_max = -1, -4
+    if not hasattr(libc, "mallopt"):
+        raise InputError("reused memory can be measured with glibc only")
+    if not (libc.mallopt(m_mmap_max, 0) and libc.mallopt(m_trim_threshold, 2**31 - 1)):
+        raise InputError("this C library refuses to keep freed memory")

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of the benchmark: its prose and tables, the plot, and the measurements that it is made from."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib
+from benchmark.model import CONFIGS, MODEL
+from benchmark.report import cases, of, our_row, targets, together
+from benchmark.rows import BOTH, FORWARD, LAYOUTS, PASSES, SHAPES
+
+from mmcarafe.errors import InputError
+from mmcarafe.utils.markdown import write_section
+
+PLOT = "benchmark.png"
+NAMES = dict(cpu="benchmark", cuda="benchmark-cuda")
+"""Of the page's sections."""
+
+CPU_TEXT = """\
+One run of `python tools/benchmark_op.py --all --page docs/benchmarks.md` on {machine}, no GPU:
+float32, k=5, x2, medians of {rounds} calls in turn (3 where a row takes over half a second), fresh outputs.
+P2 to P5 are the FPN levels of an 800 x 1344 image, 256 channels; RoIs are 256 x 14 x 14.
+
+| ratio | measured | aim |
+| --- | --- | --- |
+{targets}
+
+![CARAFE against other ways to write it]({plot})
+
+| operator, ms | layout | nearest | CARAFE | nearest, forward+backward | CARAFE, forward+backward |
+| --- | --- | --- | --- | --- | --- |
+{shapes}
+
+With outputs in reused memory the forward pass on P3 takes {ours[0]:.1f} ms contiguous and
+{ours[1]:.1f} ms channels last (nearest: {nearest[0]:.1f} and
+{nearest[1]:.1f} ms); a product of 2048 x 2048 matrices reaches {product:.0f} GFLOP/s there.
+What fresh memory costs depends on the system and on what ran before, and so do the rows of large outputs;
+[How it works inside](internals.md#the-cpu-kernels) says why.
+Forward and backward on P3 by threads: {threads}.
+mmcv's operator on a CPU tensor: `{mmcv}`.
+
+| Mask R-CNN R50, 800 x 1344, forward, ms | nearest + deconv | CARAFE in neck and mask head |
+| --- | --- | --- |
+{model}
+
+Selecting boxes and pasting masks, the same for both, are left out of the last table.
+All that was measured is in [benchmarks.json](benchmarks.json).
+"""
+
+CUDA_TEXT = """\
+One run of `python tools/benchmark_op.py --device cuda --all --page docs/benchmarks.md` on {gpu}
+(torch {torch}, CUDA {cuda}, Triton {triton}): k=5, x2, medians of {rounds} rounds, inputs in turn from
+a pool of twice the L2 cache, microseconds of one call replayed from a CUDA graph and, in brackets, called
+from Python. A device-to-device copy moves {copy:.0f} GB/s; the last column is how much of that the Triton
+kernels reach, each tensor counted once in each pass.
+All that was measured is in [benchmarks.json](benchmarks.json).
+
+| shape | dtype | layout | pass | {rows} | of copy rate |
+| --- | --- | --- | --- | {rule} | --- |
+{table}
+
+{left_out}"""
+
+
+def cpu_section(data: dict) -> str:
+    """Return the CPU section of the page, Markdown, from one run with --all."""
+    ours, reused = our_row(data), f"{FORWARD}, memory reused"
+    aims = [
+        (t["name"], f"{t['value']:.2f}{'' if t['met'] else ' (missed)'}", t["limit"]) for t in targets(data)
+    ]
+    shapes = []
+    for shape, _, layout, _ in (case for case in cases(data) if case[3] == BOTH):
+        times = [of(data, row, shape, layout, what) for what in PASSES for row in ("nearest", ours)]
+        shapes.append([shape, layout, *(f"{ms:.1f}" for ms in times)])
+    by_threads = [r for r in data["results"] if r["what"] == f"{BOTH} by threads"]
+    parts = dict.fromkeys(r["row"].partition(": ")[2] for r in data["results"] if r["shape"] == MODEL)
+    model = {part: [of(data, f"{name}: {part}", MODEL) for name in CONFIGS] for part in parts}
+    model["together"] = [together(data, name) for name in CONFIGS]
+    return CPU_TEXT.format(
+        machine=described(data["machine"]),
+        rounds=data["rounds"],
+        targets=markdown(aims),
+        plot=PLOT,
+        shapes=markdown(shapes),
+        ours=[of(data, ours, layout=layout, what=reused) for layout in LAYOUTS],
+        nearest=[of(data, "nearest", layout=layout, what=reused) for layout in LAYOUTS],
+        product=of(data, "matrix product", what=reused, key="gflops"),
+        threads=", ".join(f"{r['ms']:.0f} ms with {r['row']}" for r in by_threads),
+        mmcv=next((r["why"] for r in data["left_out"] if r["row"] == "mmcv"), "runs here"),
+        model=markdown([part, *(f"{ms:.0f}" for ms in times)] for part, times in model.items()),
+    )
+
+
+def cuda_section(data: dict) -> str:
+    """Return the GPU section of the page, Markdown."""
+    names = list(dict.fromkeys(r["row"] for r in data["results"]))
+    lines = []
+    for case, rows in cases(data).items():
+        times = [
+            f"{1e3 * r['ms']:.0f} ({1e3 * r['called_ms']:.0f})" if r else "" for r in map(rows.get, names)
+        ]
+        ours = rows.get("mmcarafe triton")
+        lines.append([*case, *times, f"{ours['of_copy']:.0%}" if ours else ""])
+    reasons = sorted({f"Left out: {r['row']}: {r['why']}.\n" for r in data["left_out"]})
+    return CUDA_TEXT.format(
+        **data["machine"],
+        rounds=data["rounds"],
+        rows=" | ".join(names),
+        rule=" | ".join("---" for _ in names),
+        table=markdown(lines),
+        left_out="".join(reasons),
+    )
+
+
+SECTIONS = dict(cpu=cpu_section, cuda=cuda_section)
+
+
+def markdown(rows: Iterable[Sequence[str]]) -> str:
+    """Return the lines of a table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def described(machine: dict) -> str:
+    """Return a machine in words."""
+    return f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}"
+
+
+def plot(data: dict, path: Path) -> None:
+    """Draw bars of P3, or of the first shape and layout measured, one panel for each pass; log scale."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    passes = [key for key in cases(data) if key[3] == FORWARD]
+    case = ("P3", "float32", "contiguous", FORWARD)
+    shape, dtype, layout, _ = case if case in passes else passes[0]
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
+    order = sorted(cases(data)[shape, dtype, layout, FORWARD].values(), key=lambda r: -r["ms"])
+    for panel, what in zip(panels, PASSES, strict=True):
+        rows = [cases(data)[shape, dtype, layout, what][r["row"]] for r in order]
+        colours = ["#c44e52" if r["row"].startswith(("mmcarafe", "CARAFE")) else "#8c8c8c" for r in rows]
+        bars = panel.barh([r["row"] for r in rows], [r["ms"] for r in rows], color=colours)
+        panel.bar_label(bars, [f"{r['ms']:.0f}" for r in rows], padding=3, fontsize=8)
+        panel.set(xscale="log", title=what, xlabel="ms, median (log scale)")
+        panel.margins(x=0.15)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"{shape}, k=5, x2, {layout} {dtype}: {described(data['machine'])}", fontsize=10)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def read(path: Path) -> dict:
+    """Return the measurements in a file by device, "cpu" and "cuda"; none where it does not exist."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def save(path: Path, device: str, data: dict) -> None:
+    """Write the measurements of a device beside those of the other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(read(path) | {device: data}, indent=1) + "\n")
+
+
+def write_page(path: Path, device: str, data: dict) -> None:
+    """Replace a device's section of the page, and write its measurements beside it."""
+    if not set(SHAPES) <= {r["shape"] for r in data["results"]}:
+        raise InputError("--page: expected the measurements of a run with --all")
+    write_section(path, NAMES[device], SECTIONS[device](data))
+    save(path.with_suffix(".json"), device, data)
+    if device == "cpu":
+        plot(data, path.parent / PLOT)
