@@ -2,6 +2,7 @@
 """What mmdet and tools/dataset_tools/check_dataset.py make of a small data set, for the tests of both."""
 
 import copy
+import gc
 import json
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from mmcarafe.datasets.checks.checking import check_annotations, check_images
 from mmcarafe.datasets.checks.settings import read_settings
 from mmcarafe.errors import AnnotationError, ImageError
 
+gc.freeze()  # mmengine collects garbage for every data set: what is imported by now is left out of it
 CFG = Config.fromfile(CONFIG)
 SETTINGS = read_settings(read_config(str(CONFIG)))
 

@@ -10,8 +10,7 @@ from commands import CONFIG
 from dataset_parts import SETTINGS, agrees, ends, evaluate, found_in, skipped_by_the_demo, train
 
 from mmcarafe.apis.config import read_config
-from mmcarafe.datasets.checks.kinds import CONFIG as CONFIG_KINDS
-from mmcarafe.datasets.checks.kinds import KINDS
+from mmcarafe.datasets.checks.kinds import KINDS, SECTIONS
 from mmcarafe.datasets.checks.report import table
 from mmcarafe.datasets.checks.settings import read_settings
 from mmcarafe.errors import AnnotationError
@@ -40,7 +39,15 @@ def test_sound_data_show_nothing(tmp_path):
 
 def test_every_kind_has_a_case():
     own = {"image-below-min-size", "image-thin", "image-one-wide", "image-large", "image-too-large"}
-    assert {*OBJECTS, *IMAGES, *CONFIG_KINDS} | own == {*KINDS}
+    assert {*OBJECTS, *IMAGES, *SECTIONS["The config"]} | own == {*KINDS}
+
+
+def test_what_is_lost_wrong_or_refused_is_an_error():
+    words = {"used", "skipped", "lost", "wrong", "refused", "-"}
+    for name, kind in KINDS.items():
+        first = {text.split(":")[0] for text in (kind.training, kind.evaluation)}
+        assert first | {kind.demo.split(":")[0]} <= words, name
+        assert kind.severity == ("error" if first & {"lost", "wrong", "refused"} else "note"), name
 
 
 @pytest.mark.parametrize(("kind", "data"), CASES)

@@ -13,7 +13,7 @@ from mmdet.registry import DATASETS, TRANSFORMS
 from mmcarafe.apis.config import read_config
 from mmcarafe.datasets.checks.checking import check_annotations
 from mmcarafe.datasets.checks.images import check_image_entry
-from mmcarafe.datasets.checks.kinds import CONFIG as KINDS
+from mmcarafe.datasets.checks.kinds import KINDS
 from mmcarafe.datasets.checks.settings import read_settings
 
 STEPS = (

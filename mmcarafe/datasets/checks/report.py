@@ -24,11 +24,11 @@ def table(found: Findings) -> Table:
             column, justify="right" if column == "count" else "left", width=width, overflow="fold"
         )
     for kind in sorted(found, key=lambda name: (KINDS[name].severity, list(KINDS).index(name))):
-        title, training, evaluation, remedy, _ = KINDS[kind]
+        title, training, evaluation, remedy, _, severity = KINDS[kind]
         first = [where(example) for example in found[kind][:SHOWN]]
         more = [f"and {len(found[kind]) - SHOWN} more"] if len(found[kind]) > SHOWN else []
         rows.add_row(
-            f"{KINDS[kind].severity}: {kind}\n{title}",
+            f"{severity}: {kind}\n{title}",
             str(len(found[kind])),
             f"training: {training}\nevaluation: {evaluation}\nto do: {remedy}",
             "\n".join(first + more),
@@ -46,8 +46,7 @@ def where(example: Example) -> str:
 def as_json(found: Findings) -> str:
     """All examples of each kind, with what KINDS says of it."""
     report = {
-        kind: KINDS[kind]._asdict()
-        | dict(severity=KINDS[kind].severity, found=[example._asdict() for example in examples])
+        kind: KINDS[kind]._asdict() | dict(found=[example._asdict() for example in examples])
         for kind, examples in found.items()
     }
     return json.dumps(report, indent=1) + "\n"
