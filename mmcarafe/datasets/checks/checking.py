@@ -24,28 +24,28 @@ from mmcarafe.datasets.checks.settings import Settings
 
 
 def check_annotations(data: dict[str, list], settings: Settings) -> tuple[Findings, list[dict]]:
-    """All that the annotation file alone shows, and its images whose entries can be used."""
-    found, sound = Findings(), {}
+    """Find all that the annotation file alone shows; return it, and the images whose entries can be used."""
+    found, sound = Findings(), {part: [] for part in data}
     found.add(settings.problems)
     for part, entries in data.items():
-        sound[part] = []
         for entry in entries:
-            known = dict(images="image", annotations="ann").get(part) if isinstance(entry, dict) else None
-            if not found.add(check_fields(entry, part), **({known: entry} if known else {})):
+            fields = entry if isinstance(entry, dict) else {}
+            where = dict(images=(fields, None), annotations=(None, fields)).get(part, ())
+            if not found.add(check_fields(entry, part), *where):
                 sound[part].append(entry)
         found.add(check_ids(sound[part], part))
     found.add(check_file_names(sound["images"]))
     found.add(check_categories(sound["categories"], settings.classes))
     images = {image["id"]: image for image in sound["images"]}
-    categories = {category["id"] for category in sound["categories"]}
-    objects = defaultdict(list)
+    names = {category["id"]: category["name"] for category in sound["categories"]}
+    objects = defaultdict(list)  # of each image
     for ann in track(sound["annotations"], "annotations", transient=True):
         image = images.get(ann["image_id"])
         if image is None:
-            found.add([("image-unknown", "")], ann=ann)
+            found.add([("image-unknown", "")], None, ann)
             continue
         objects[image["id"]].append(ann)
-        if ann["category_id"] not in categories:
+        if ann["category_id"] not in names:
             found.add([("category-unknown", f"category_id {ann['category_id']!r}")], image, ann)
         found.add(check_box(ann, image), image, ann)
         found.add(check_marks(ann), image, ann)
@@ -53,23 +53,16 @@ def check_annotations(data: dict[str, list], settings: Settings) -> tuple[Findin
             found.add(check_mask(ann, image, settings.poly2mask), image, ann)
     for image in images.values():
         found.add(check_image_entry(image, objects[image["id"]], settings), image)
+    known = {number for number, name in names.items() if settings.classes is None or name in settings.classes}
     if not images:
         found.add([("no-images", "")])
-    elif not trains(images, objects, sound["categories"], settings):
-        found.add([("nothing-to-train", f"{len(images)} images")])
-    return found, sound["images"]
-
-
-def trains(
-    images: dict, objects: dict[object, list[dict]], categories: list[dict], settings: Settings
-) -> bool:
-    """Whether CocoDataset.filter_data leaves an image."""
-    known = {c["id"] for c in categories if settings.classes is None or c["name"] in settings.classes}
-    return any(
+    elif not any(  # left by CocoDataset.filter_data
         min(image["width"], image["height"]) >= settings.min_size
         and (not settings.filter_empty or any(ann["category_id"] in known for ann in objects[image["id"]]))
         for image in images.values()
-    )
+    ):
+        found.add([("nothing-to-train", f"{len(images)} images")])
+    return found, sound["images"]
 
 
 def check_images(folder: Path, images: list[dict], settings: Settings, threads: int, found: Findings) -> None:
@@ -82,8 +75,6 @@ def check_images(folder: Path, images: list[dict], settings: Settings, threads: 
         return list(check_file(folder / image["file_name"], image, settings.loader))
 
     with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(check, images)
-        for image, result in zip(
-            images, track(results, "images", total=len(images), transient=True), strict=True
-        ):
+        results = track(pool.map(check, images), "images", total=len(images), transient=True)
+        for image, result in zip(images, results, strict=True):
             found.add(result, image)
