@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many classes the heads of a model are for, compared with those of its data sets."""
+"""Numbers of classes: those that the heads of a model are for, compared with those of its data sets."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
