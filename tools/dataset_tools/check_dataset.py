@@ -46,11 +46,10 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
 
 
 def check_out(name: str, ann_file: str) -> None:
-    """InputError unless a report can be written, before the work it is of."""
+    """Raise InputError unless a report can be written, before the work it is of."""
     try:
         with open(name, "a"):
-            pass
-        same = Path(name).samefile(ann_file)
+            same = Path(name).samefile(ann_file)
     except OSError as error:
         raise InputError(
             f"--out {name} cannot be written ({error.strerror}): expected a JSON file"
@@ -72,16 +71,15 @@ def check(args: argparse.Namespace) -> int:
     found, images = check_annotations(data, settings)
     if args.img_dir:
         check_images(Path(args.img_dir), images, settings, args.threads, found)
-    errors = [kind for kind in found if KINDS[kind].severity == "error"]
     sys.stdout.reconfigure(errors="backslashreplace")  # names that its encoding lacks
-    console = Console(width=120, markup=False, highlight=False)
     if args.config:
         print(f"{args.config}: {settings.source}")
     if found:
-        console.print(table(found))
+        Console(width=120, markup=False, highlight=False).print(table(found))
+    errors = [len(examples) for kind, examples in found.items() if KINDS[kind].severity == "error"]
     counts = ", ".join(f"{len(entries)} {part}" for part, entries in data.items())
-    total = sum(len(found[kind]) for kind in errors)
-    print(f"{counts}: {total} errors of {len(errors)} kinds, {len(found) - len(errors)} kinds of notes")
+    notes = len(found) - len(errors)
+    print(f"{counts}: {sum(errors)} errors of {len(errors)} kinds, {notes} kinds of notes")
     if args.out:
         Path(args.out).write_text(as_json(found))
     return 1 if errors else 0
