@@ -3,6 +3,8 @@
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -153,6 +155,19 @@ def encoded(image: Image.Image, form: str = "PNG", orientation: int = 1) -> byte
     buffer = io.BytesIO()
     image.save(buffer, form, exif=exif)
     return buffer.getvalue()
+
+
+def header_alone(width: int, height: int) -> bytes:
+    """A grey PNG of a size, without its pixels."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    header = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + struct.pack(">I", 0)
+        + b"IDAT"
+        + struct.pack(">I", zlib.crc32(b"IDAT"))
+    )
 
 
 RAMP = np.linspace(0, 65535, H * W).reshape(H, W).astype(np.uint16)
