@@ -2,7 +2,6 @@
 """What mmdet and tools/dataset_tools/check_dataset.py make of a small data set, for the tests of both."""
 
 import copy
-import gc
 import json
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from mmcarafe.datasets.checks.checking import check_annotations, check_images
 from mmcarafe.datasets.checks.settings import read_settings
 from mmcarafe.errors import AnnotationError, ImageError
 
-gc.freeze()  # mmengine collects garbage for every data set: what is imported by now is left out of it
 CFG = Config.fromfile(CONFIG)
 SETTINGS = read_settings(read_config(str(CONFIG)))
 
@@ -32,6 +30,7 @@ def dataset(folder: Path, split: str, steps: dict | None = None, **changes):
     init_default_scope("mmdet")
     cfg = copy.deepcopy(CFG[f"{split}_dataloader"].dataset)
     cfg.update(data_root=str(folder), ann_file="ann.json", data_prefix=dict(img="img/"), **changes)
+    cfg.serialize_data = False  # which would collect the garbage of the whole process for each data set
     for step in cfg.pipeline:
         step.update((steps or {}).get(step.type, {}))
     return DATASETS.build(cfg)
