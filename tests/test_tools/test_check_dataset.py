@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """check_dataset.py as a command, its images' sizes and names, and what training says of the same."""
 
+import gc
 import json
 import os
 import shutil
@@ -96,13 +97,17 @@ def test_coco_is_sound(split):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_training_names_a_broken_image(workers, toy, tmp_path):
+def test_training_names_a_broken_image(workers, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1
+    )  # s to wait for a worker's end
     shutil.copytree(toy / "data", tmp_path / "data")
     (tmp_path / "data/shapes/train2017/000000000004.png").write_bytes(b"")
     options = [*SMALL, "train_cfg.max_epochs=1", f"train_dataloader.num_workers={workers}"]
     persists = [] if workers else ["train_dataloader.persistent_workers=False"]
     refused("train.py", CONFIG, "--cfg-options", *options, *persists, cwd=tmp_path,
             match="image data/shapes/train2017/000000000004.png (image id 4) cannot be read")  # fmt: skip
+    gc.collect()  # ends the worker
 
 
 RUNS = {  # split, content, or the fields of the first object's that are left out; and what is said
