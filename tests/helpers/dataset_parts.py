@@ -17,7 +17,8 @@ from mmengine.registry import init_default_scope
 
 from mmcarafe.apis.config import read_config
 from mmcarafe.apis.images import read_images
-from mmcarafe.datasets.checks.checking import check_annotations, check_images
+from mmcarafe.datasets.checks.annotations import check_annotations
+from mmcarafe.datasets.checks.images import check_images
 from mmcarafe.datasets.checks.settings import read_settings
 from mmcarafe.errors import AnnotationError, ImageError
 

@@ -11,7 +11,7 @@ from mmdet.datasets import CityscapesDataset
 from mmdet.registry import DATASETS, TRANSFORMS
 
 from mmcarafe.apis.config import read_config
-from mmcarafe.datasets.checks.checking import check_annotations
+from mmcarafe.datasets.checks.annotations import check_annotations
 from mmcarafe.datasets.checks.images import check_image_entry
 from mmcarafe.datasets.checks.kinds import KINDS
 from mmcarafe.datasets.checks.settings import read_settings

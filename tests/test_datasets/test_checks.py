@@ -11,8 +11,8 @@ from commands import CONFIG, ROOT
 from dataset_parts import SETTINGS, agrees, ends, evaluate, found_in, train
 
 from mmcarafe.apis.config import read_config
+from mmcarafe.datasets.checks.findings import table
 from mmcarafe.datasets.checks.kinds import KINDS, SECTIONS, markdown
-from mmcarafe.datasets.checks.report import table
 from mmcarafe.datasets.checks.settings import read_settings
 from mmcarafe.errors import AnnotationError
 

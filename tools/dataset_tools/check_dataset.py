@@ -19,9 +19,10 @@ from rich.console import Console
 
 from mmcarafe.apis.config import read_config
 from mmcarafe.datasets.annotation_file import read_annotations
-from mmcarafe.datasets.checks.checking import check_annotations, check_images
+from mmcarafe.datasets.checks.annotations import check_annotations
+from mmcarafe.datasets.checks.findings import as_json, table
+from mmcarafe.datasets.checks.images import check_images
 from mmcarafe.datasets.checks.kinds import KINDS
-from mmcarafe.datasets.checks.report import as_json, table
 from mmcarafe.datasets.checks.settings import Settings, read_settings
 from mmcarafe.errors import InputError
 from mmcarafe.utils.cli import add_cfg_options, run

@@ -1,47 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the entries of a COCO annotation file; the kinds of what they find are in kinds.csv.
-
-Checks are generators of pairs: the name of a kind, and what the reader needs to see of it.
-"""
+"""Checks of a COCO annotation file; the kinds of what they find are in kinds.csv."""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from math import isfinite
-from typing import NamedTuple
 
-Found = Iterator[tuple[str, str]]
+from rich.progress import track
+
+from mmcarafe.datasets.checks.findings import Findings, Found
+from mmcarafe.datasets.checks.images import check_image_entry
+from mmcarafe.datasets.checks.masks import check_mask
+from mmcarafe.datasets.checks.settings import Settings
 
 MAX_INT = 2**63
 EDGE = 1.0  # px by which boxes may leave the image by rounding
 ENTRY = dict(images="image", categories="category", annotations="annotation")
 
 
-class Example(NamedTuple):
-    """Where a problem is."""
-
-    file_name: str | None
-    image_id: Hashable
-    annotation_id: Hashable
-    detail: str
-
-
-class Findings(defaultdict[str, list[Example]]):
-    """All examples of each kind of problem that was found."""
-
-    def __init__(self):
-        super().__init__(list)
-
-    def add(
-        self, found: Iterable[tuple[str, str]], image: dict | None = None, ann: dict | None = None
-    ) -> bool:
-        """Note what a check found, and return whether there was anything."""
-        image, ann, noted = image or {}, ann or {}, False
-        for kind, detail in found:
-            name = image.get("file_name")
-            name = name if isinstance(name, str) else None  # what else it is, the detail says
-            self[kind].append(Example(name, image.get("id", ann.get("image_id")), ann.get("id"), detail))
-            noted = True
-        return noted
+def check_annotations(data: dict[str, list], settings: Settings) -> tuple[Findings, list[dict]]:
+    """Find all that the annotation file alone shows; return it, and the images whose entries can be used."""
+    found, sound = Findings(), {part: [] for part in data}
+    found.add(settings.problems)
+    for part, entries in data.items():
+        for entry in entries:
+            fields = entry if isinstance(entry, dict) else {}
+            where = dict(images=(fields, None), annotations=(None, fields)).get(part, ())
+            if not found.add(_check_fields(entry, part), *where):
+                sound[part].append(entry)
+        found.add(_check_ids(sound[part], part))
+    for name, times in _repeated(image["file_name"] for image in sound["images"]):
+        found.add([("image-file-twice", f"{name} {times}")])
+    found.add(_check_categories(sound["categories"], settings.classes))
+    images = {image["id"]: image for image in sound["images"]}
+    categories = {category["id"] for category in sound["categories"]}
+    objects = defaultdict(list)  # of each image
+    for ann in track(sound["annotations"], "annotations", transient=True):
+        image = images.get(ann["image_id"])
+        if image is None:
+            found.add([("image-unknown", "")], None, ann)
+            continue
+        objects[image["id"]].append(ann)
+        found.add(_check_object(ann, image, categories), image, ann)
+        if settings.with_mask:
+            found.add(check_mask(ann, image, settings.poly2mask), image, ann)
+    for image in images.values():
+        found.add(check_image_entry(image, objects[image["id"]], settings), image)
+    if settings.classes is not None:
+        categories = {c["id"] for c in sound["categories"] if c["name"] in settings.classes}
+    left = (  # by CocoDataset.filter_data
+        image
+        for image in images.values()
+        if min(image["width"], image["height"]) >= settings.min_size
+        if not settings.filter_empty or any(a["category_id"] in categories for a in objects[image["id"]])
+    )
+    if next(left, None) is None:
+        found.add([("nothing-to-train", f"{len(images)} images") if images else ("no-images", "")])
+    return found, sound["images"]
 
 
 def _is_number(value: object) -> bool:
@@ -72,7 +86,7 @@ FIELDS = {
 }
 
 
-def check_fields(entry: object, part: str) -> Found:
+def _check_fields(entry: object, part: str) -> Found:
     """Find fields that are missing or of a wrong type in an entry of images, annotations or categories."""
     if not isinstance(entry, dict):
         yield "field", f"{part} has {entry!r:.40}, not an object with fields"
@@ -89,7 +103,7 @@ def _repeated(values: Iterable[Hashable]) -> Iterator[tuple[Hashable, str]]:
     return ((value, f"{times} times") for value, times in Counter(values).items() if times > 1)
 
 
-def check_ids(entries: list[dict], part: str) -> Found:
+def _check_ids(entries: list[dict], part: str) -> Found:
     """Find ids that occur twice, and those of another kind than COCO's, which are integers from 1."""
     ids = [entry["id"] for entry in entries]
     for number, times in _repeated(ids):
@@ -103,13 +117,7 @@ def check_ids(entries: list[dict], part: str) -> Found:
             yield "annotation-id-0", ""
 
 
-def check_file_names(images: list[dict]) -> Found:
-    """Find files that are the image of several entries."""
-    for name, times in _repeated(image["file_name"] for image in images):
-        yield "image-file-twice", f"{name} {times}"
-
-
-def check_categories(categories: list[dict], classes: tuple[str, ...] | None) -> Found:
+def _check_categories(categories: list[dict], classes: tuple[str, ...] | None) -> Found:
     """Compare the file's categories among themselves and with a config's classes."""
     names = [category["name"] for category in categories]
     for name, times in _repeated(names):
@@ -126,8 +134,10 @@ def check_categories(categories: list[dict], classes: tuple[str, ...] | None) ->
             return
 
 
-def check_box(ann: dict, image: dict) -> Found:
-    """Find boxes and areas that CocoDataset.parse_data_info drops or mistakes."""
+def _check_object(ann: dict, image: dict, categories: set[Hashable]) -> Found:
+    """Find boxes, areas and marks that CocoDataset.parse_data_info or pycocotools drops or mistakes."""
+    if ann["category_id"] not in categories:
+        yield "category-unknown", f"category_id {ann['category_id']!r}"
     x, y, w, h = ann["bbox"]
     width, height = image["width"], image["height"]
     if not isfinite(x + y + w + h + ann["area"]):
@@ -140,10 +150,6 @@ def check_box(ann: dict, image: dict) -> Found:
         yield "box-over-edge", f"bbox {ann['bbox']} in {width} x {height}"
     if ann["area"] <= 0:
         yield "area-empty", f"area {ann['area']}"
-
-
-def check_marks(ann: dict) -> Found:
-    """Find marks for crowds that are none, and objects that are to be ignored."""
     if ann.get("iscrowd") not in (0, 1):
         yield "iscrowd", f"iscrowd is {ann['iscrowd']!r:.40}" if "iscrowd" in ann else "it is missing"
     if ann.get("ignore"):

@@ -3,13 +3,15 @@
 
 import os
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image, UnidentifiedImageError
+from rich.progress import track
 
-from mmcarafe.datasets.checks.annotations import Found
+from mmcarafe.datasets.checks.findings import Findings, Found
 from mmcarafe.datasets.checks.settings import Settings
 from mmcarafe.datasets.transforms import leaves_no_pixel
 
@@ -39,6 +41,21 @@ def check_image_entry(image: dict, anns: list[dict], settings: Settings) -> Foun
         yield "image-thin", detail
     if size[0] == 1 and settings.flips_unresized and not small:
         yield "image-one-wide", detail
+
+
+def check_images(folder: Path, images: list[dict], settings: Settings, threads: int, found: Findings) -> None:
+    """Read all images of the file and add what is wrong with them."""
+    Image.MAX_IMAGE_PIXELS = None  # Pillow reads headers only
+    # the table names what OpenCV cannot read
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+    def check(image: dict) -> list[tuple[str, str]]:
+        return list(check_file(folder / image["file_name"], image, settings.loader))
+
+    with ThreadPoolExecutor(threads) as pool:
+        results = track(pool.map(check, images), "images", total=len(images), transient=True)
+        for image, result in zip(images, results, strict=True):
+            found.add(result, image)
 
 
 def check_file(path: Path, image: dict, loader: LoadImageFromFile) -> Found:

@@ -6,7 +6,7 @@ from itertools import chain
 
 from pycocotools import mask as coco_mask
 
-from mmcarafe.datasets.checks.annotations import Found
+from mmcarafe.datasets.checks.findings import Found
 
 FAR = 10**6  # px from the image, and of outline: pycocotools takes 50 bytes for each that it draws
 # the letters of a run, five bits each: more than pycocotools keeps, and few enough to print

@@ -46,21 +46,6 @@ class Part(NamedTuple):
     dataset: BaseDataset
     steps: list[BaseTransform | Callable]
 
-    def __str__(self) -> str:
-        """Name the data set, its file and how many classes it has."""
-        classes = self.classes()
-        count = "no list of" if classes is None else len(classes)
-        return f"{self.path}, {type(self.dataset).__name__} of {self.dataset.ann_file}, {count} classes"
-
-    def classes(self) -> tuple[str, ...] | None:
-        """Return the names of its classes; None where it has no list of them."""
-        classes = self.dataset.metainfo.get("classes")
-        return None if classes is None or isinstance(classes, str) else tuple(classes)
-
-    def reads(self, file: str) -> bool:
-        """Tell whether its annotations are in a file."""
-        return Path(self.dataset.ann_file or "").resolve() == Path(file).resolve()
-
     def having(self, kind: type) -> list[BaseTransform]:
         """Return the steps of a type."""
         return [step for step in self.steps if isinstance(step, kind)]
@@ -72,17 +57,20 @@ def read_settings(cfg: Config, ann_file: str = "") -> Settings:
     train, val, test = ([*_parts(cfg, f"{split}_dataloader")] for split in ("train", "val", "test"))
     if not train:
         raise InputError(f"config {cfg.filename} has no train_dataloader with a dataset")
-    every = [*train, *val, *test]
-    reading = [part for part in every if part.reads(ann_file)]
+    every, file = [*train, *val, *test], Path(ann_file).resolve()
+    reading = [part for part in every if Path(part.dataset.ann_file or "").resolve() == file]
     part = (reading or train)[0]
     trained = part if part in train else train[0]
-    filters = trained.dataset.filter_cfg or {}
+    classes, filters = part.dataset.metainfo.get("classes"), trained.dataset.filter_cfg or {}
+    classes = None if classes is None or isinstance(classes, str) else tuple(classes)
+    count = "no list of" if classes is None else len(classes)
+    source = f"{part.path}, {type(part.dataset).__name__} of {part.dataset.ann_file}, {count} classes"
     masks = [step for step in trained.having(LoadAnnotations) if step.with_mask]
     loader = [*trained.having(LoadImageFromFile), LoadImageFromFile()][0]
     # one inside a random Resize has no scale of its own
     resizes = [step for step in (val or train)[0].having(Resize) if step.scale and min(step.scale) > 0]
     return Settings(
-        classes=part.classes(),
+        classes=classes,
         with_mask=bool(masks),
         poly2mask=all(step.poly2mask for step in masks),
         filter_empty=filters.get("filter_empty_gt", False),
@@ -90,7 +78,7 @@ def read_settings(cfg: Config, ann_file: str = "") -> Settings:
         scale=tuple(resizes[0].scale) if resizes and resizes[0].keep_ratio else None,
         flips_unresized=bool(trained.having(RandomFlip)) and not trained.having(Resize),
         loader=LoadImageFromFile(color_type=loader.color_type, imdecode_backend=loader.imdecode_backend),
-        source=f"{part}{'' if reading else '; no data set of the config reads this file'}",
+        source=source if reading else f"{source}; no data set of the config reads this file",
         problems=(*_unknown(part, trained), *_class_problems(cfg, every)),
     )
 

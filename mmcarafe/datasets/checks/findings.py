@@ -1,14 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports of what was found, as a table and as JSON."""
+"""Problems that were found in a data set, and their reports as a table and as JSON."""
 
 import json
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator
+from typing import NamedTuple
 
 from rich.table import Table
 
-from mmcarafe.datasets.checks.annotations import Example, Findings
 from mmcarafe.datasets.checks.kinds import KINDS
 
+Found = Iterator[tuple[str, str]]  # what checks yield: the name of a kind, and what the reader needs to see
 SHOWN = 3
+
+
+class Example(NamedTuple):
+    """Where a problem is."""
+
+    file_name: str | None
+    image_id: Hashable
+    annotation_id: Hashable
+    detail: str
+
+
+class Findings(defaultdict[str, list[Example]]):
+    """All examples of each kind of problem that was found."""
+
+    def __init__(self):
+        super().__init__(list)
+
+    def add(
+        self, found: Iterable[tuple[str, str]], image: dict | None = None, ann: dict | None = None
+    ) -> bool:
+        """Note what a check found, and return whether there was anything."""
+        image, ann, noted = image or {}, ann or {}, False
+        for kind, detail in found:
+            name = image.get("file_name")
+            name = name if isinstance(name, str) else None  # what else it is, the detail says
+            self[kind].append(Example(name, image.get("id", ann.get("image_id")), ann.get("id"), detail))
+            noted = True
+        return noted
 
 
 def table(found: Findings) -> Table:
