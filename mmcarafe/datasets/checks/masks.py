@@ -40,11 +40,9 @@ def _check_polygons(parts: list, image: dict) -> Found:
     except (TypeError, ValueError, OverflowError):  # words or lists where numbers are expected, or no lists
         yield "mask-malformed", repr(parts)[:40]
         return
-    if not all(abs(number) <= FAR for number in chain(*numbers)):
-        yield "polygon-not-finite", repr(numbers)[:40]
-        return
-    if (outline := sum(map(_outline, numbers))) > FAR:
-        yield "polygon-not-finite", f"an outline of {outline:.0f} pixels"
+    outline = sum(map(_outline, numbers))
+    if not outline <= FAR or max(map(abs, chain(*numbers)), default=0) > FAR:  # not: where it is NaN too
+        yield "polygon-not-finite", f"an outline of {outline:.0f} pixels: {repr(parts)[:40]}"
         return
     if str in map(type, chain(*parts)):
         yield "mask-text", repr(parts)[:40]

@@ -20,15 +20,9 @@ MIN_AREA = 80  # px of a 160 px picture; likewise
 MIN_CONTRAST = 110  # RGB distance between a fill and every colour that was there before
 
 
-class Outline(NamedTuple):
-    """Curves of a shape of radius 1 around the origin.
-
-    ``loops`` are float [N, 2] arrays of (x, y).  With ``stroke`` 0 they are closed and filled by
-    the even-odd rule; otherwise they are open lines of that width.
-    """
-
-    loops: list[np.ndarray]
-    stroke: float = 0.0
+# Curves of a shape of radius 1 around the origin, float [N, 2] arrays of (x, y), and the width of the pen
+# that draws them: 0 where they are closed and filled by the even-odd rule instead.
+Outline = tuple[list[np.ndarray], float]
 
 
 def _polar(radius: float | np.ndarray, angle: np.ndarray) -> np.ndarray:
@@ -39,18 +33,10 @@ def _circle(radius: float = 1.0) -> np.ndarray:
     return _polar(radius, np.linspace(0, 2 * np.pi, 96, endpoint=False))
 
 
-def _disk(rng: Generator) -> Outline:
-    return Outline([_circle()])
-
-
 def _star(rng: Generator) -> Outline:
     points = int(rng.integers(5, 8))
     radius = np.tile([1.0, rng.uniform(0.42, 0.55)], points)
-    return Outline([_polar(radius, np.arange(2 * points) * np.pi / points)])
-
-
-def _ring(rng: Generator) -> Outline:
-    return Outline([_circle(), _circle(rng.uniform(0.5, 0.64))])
+    return [_polar(radius, np.arange(2 * points) * np.pi / points)], 0
 
 
 def _crescent(rng: Generator) -> Outline:
@@ -61,7 +47,7 @@ def _crescent(rng: Generator) -> Outline:
     inner = np.arctan2(np.sin(outer), corner - d)
     back = _polar(r, np.linspace(2 * np.pi - inner, inner, 64)) + np.array([d, 0])
     loop = np.concatenate([_polar(1.0, np.linspace(outer, 2 * np.pi - outer, 64)), back])
-    return Outline([loop + np.array([0.2, 0])])  # turns about its middle, not about the circle's
+    return [loop + np.array([0.2, 0])], 0  # turns about its middle, not about the circle's
 
 
 def _gear(rng: Generator) -> Outline:
@@ -70,14 +56,14 @@ def _gear(rng: Generator) -> Outline:
     # One tooth, in parts of its pitch: up the flank, along the tip, down, along the root.
     steps = np.array([0.0, 0.12, 0.42, 0.54])
     angle = (np.arange(teeth)[:, None] + steps).ravel() * 2 * np.pi / teeth
-    return Outline([_polar(np.tile([root, 1.0, 1.0, root], teeth), angle)])
+    return [_polar(np.tile([root, 1.0, 1.0, root], teeth), angle)], 0
 
 
 def _wave(rng: Generator) -> Outline:
     x = np.linspace(-0.9, 0.9, 96)
     periods, phase = rng.uniform(1.2, 1.7), rng.uniform(0, 2 * np.pi)
     y = rng.uniform(0.32, 0.42) * np.sin(periods * np.pi * x / 0.9 + phase)
-    return Outline([np.stack([x, y], axis=-1)], stroke=rng.uniform(0.21, 0.26))
+    return [np.stack([x, y], axis=-1)], rng.uniform(0.21, 0.26)
 
 
 class Shape(NamedTuple):
@@ -89,9 +75,9 @@ class Shape(NamedTuple):
 
 
 SHAPES = {
-    "disk": Shape(_disk, 36, (220, 20, 60)),
+    "disk": Shape(lambda rng: ([_circle()], 0), 36, (220, 20, 60)),
     "star": Shape(_star, 40, (255, 200, 0)),
-    "ring": Shape(_ring, 44, (0, 130, 200)),
+    "ring": Shape(lambda rng: ([_circle(), _circle(rng.uniform(0.5, 0.64))], 0), 44, (0, 130, 200)),
     "crescent": Shape(_crescent, 44, (145, 30, 180)),
     "gear": Shape(_gear, 46, (60, 180, 75)),
     "wave": Shape(_wave, 60, (245, 130, 48)),
@@ -109,7 +95,7 @@ def draw_stencil(rng: Generator, name: str, size: int) -> tuple[np.ndarray, int]
     """
     scale = size / 160
     radius = rng.uniform(SHAPES[name].min_diameter, MAX_DIAMETER) / 2 * scale
-    loops, stroke = SHAPES[name].outline(rng)
+    loops, pen = SHAPES[name].outline(rng)
     cos, sin = _polar(1.0, np.array(rng.uniform(0, 2 * np.pi)))
     turn = np.array([[cos, -sin], [sin, cos]])
     squeeze = np.array([1.0, rng.uniform(0.85, 1.0)])
@@ -121,8 +107,8 @@ def draw_stencil(rng: Generator, name: str, size: int) -> tuple[np.ndarray, int]
     fine = np.zeros((side * SUPERSAMPLING,) * 2, np.uint8)
     placed = [(loop * squeeze) @ turn.T * radius + centre + margin for loop in loops]
     placed = [np.rint(loop * SUPERSAMPLING - 0.5).astype(np.int32) for loop in placed]
-    if stroke:
-        cv2.polylines(fine, placed, False, 255, max(1, round(stroke * radius * SUPERSAMPLING)))
+    if pen:
+        cv2.polylines(fine, placed, False, 255, max(1, round(pen * radius * SUPERSAMPLING)))
     else:
         cv2.fillPoly(fine, placed, 255)
     cover = cv2.resize(fine, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
