@@ -22,7 +22,7 @@ _SHOWN = 3
 
 
 class ClassCount(NamedTuple):
-    """How many classes a setting of a model is for, and how many a data set has."""
+    """Numbers of classes: that which a setting of a model is for, and that of a data set."""
 
     setting: str
     number: int

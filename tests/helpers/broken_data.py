@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small sound data set, and what can be wrong with one: each case changes one thing."""
+"""Make a small sound data set, and broken ones: each case changes one thing."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def annotation(number: int, image_id: int, category_id: int = 1) -> dict:
 
 
 def sound() -> dict:
-    """Two images with an object of each of the first two classes."""
+    """Return two images with an object of each of the first two classes."""
     images = [dict(id=i, file_name=name, height=H, width=W) for i, name in ((1, FIRST), (2, SECOND))]
     anns = [annotation(i, 1 + (i > 12), 2 - i % 2) for i in (11, 12, 13, 14)]
     return dict(
@@ -42,7 +42,7 @@ def sound() -> dict:
 
 
 def first(part: str = "annotations", **changes) -> dict:
-    """The sound data with other fields in the first entry of a part; None removes one."""
+    """Return the sound data with other fields in the first entry of a part; None removes one."""
     data = sound()
     data[part][0] |= changes
     data[part][0] = {k: v for k, v in data[part][0].items() if v is not None}
@@ -158,7 +158,7 @@ def encoded(image: Image.Image, form: str = "PNG", orientation: int = 1) -> byte
 
 
 def header_alone(width: int, height: int) -> bytes:
-    """A grey PNG of a size, without its pixels."""
+    """Return a grey PNG of a size, without its pixels."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     header = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
     return (

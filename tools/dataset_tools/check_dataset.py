@@ -28,24 +28,6 @@ from mmcarafe.errors import InputError
 from mmcarafe.utils.cli import add_cfg_options, run
 
 
-def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Find all that is wrong with a COCO data set")
-    parser.add_argument("ann_file", help="COCO annotations")
-    parser.add_argument("--img-dir", help="folder that file_name starts from")
-    parser.add_argument("--config", help="whose classes, filters and transforms count; default: COCO's")
-    parser.add_argument("--no-images", action="store_true", help="check the annotations alone")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="that read images")
-    parser.add_argument("--out", help="JSON file for all that is found")
-    add_cfg_options(parser)
-    args = parser.parse_args(argv)
-    if args.no_images == bool(args.img_dir):
-        parser.error("expected either --img-dir with the images' folder or --no-images")
-    if args.threads < 1:
-        parser.error("--threads: expected 1 or more")
-    return parser, args
-
-
 def check_out(name: str, ann_file: str) -> None:
     """Raise InputError unless a report can be written, before the work it is of."""
     try:
@@ -88,7 +70,19 @@ def check(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; wrong use exits with status 2, which leaves 1 to what is found."""
-    parser, args = parse_args(argv)
+    parser = argparse.ArgumentParser(description="Find all that is wrong with a COCO data set")
+    parser.add_argument("ann_file", help="COCO annotations")
+    parser.add_argument("--img-dir", help="folder that file_name starts from")
+    parser.add_argument("--config", help="whose classes, filters and transforms count; default: COCO's")
+    parser.add_argument("--no-images", action="store_true", help="check the annotations alone")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="that read images")
+    parser.add_argument("--out", help="JSON file for all that is found")
+    add_cfg_options(parser)
+    args = parser.parse_args(argv)
+    if args.no_images == bool(args.img_dir):
+        parser.error("expected either --img-dir with the images' folder or --no-images")
+    if args.threads < 1:
+        parser.error("--threads: expected 1 or more")
     try:
         return check(args)
     except InputError as error:

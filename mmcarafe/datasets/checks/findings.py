@@ -10,12 +10,12 @@ from rich.table import Table
 
 from mmcarafe.datasets.checks.kinds import KINDS
 
-Found = Iterator[tuple[str, str]]  # what checks yield: the name of a kind, and what the reader needs to see
+Found = Iterator[tuple[str, str]]  # of a check: the name of a kind, and what the reader needs to see of it
 SHOWN = 3
 
 
 class Example(NamedTuple):
-    """Where a problem is."""
+    """An example of a problem: where it is, and what the reader needs to see of it."""
 
     file_name: str | None
     image_id: Hashable

@@ -25,7 +25,7 @@ READING = ("load_data_list", "parse_data_info", "filter_data")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a config does with data; the defaults are those of the configs for COCO with masks."""
+    """Settings of a config that data depend on; the defaults are those of the configs for COCO with masks."""
 
     classes: tuple[str, ...] | None = None
     with_mask: bool = True
