@@ -87,7 +87,11 @@ setup(
     packages=find_packages(include=["mmcarafe", "mmcarafe.*"]),
     python_requires=">=3.10",
     install_requires=["torch>=2.6"],
-    package_data={"mmcarafe": ["py.typed"], "mmcarafe.ops": ["csrc/*"]},
+    package_data={
+        "mmcarafe": ["py.typed"],
+        "mmcarafe.ops": ["csrc/*"],
+        "mmcarafe.datasets.checks": ["*.csv"],
+    },
     **cpu_kernels(),
     cmdclass={"build_py": WithConfigsAndTools, **({"build_ext": OptionalBuild} if CppExtension else {})},
     extras_require={

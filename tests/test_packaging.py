@@ -110,6 +110,7 @@ def run_installed(installed, *args, cwd) -> str:
 
 
 def test_the_wheel_has_configs_tools_and_an_index(installed):
+    assert (installed / "mmcarafe/datasets/checks/kinds.csv").is_file()
     mim = installed / "mmcarafe/.mim"
     checkout_only = {Path("tools/setup_env.sh"), Path("tools/quickstart.sh"), Path("tools/run_tests.sh")}
     checkout_only.add(Path("tools/run_gpu_tests.sh"))

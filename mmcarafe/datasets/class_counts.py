@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many classes the heads of a model are for, compared with those of its data sets."""
+"""Numbers of classes: those that the heads of a model are for, compared with those of its data sets."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,7 +22,7 @@ _SHOWN = 3
 
 
 class ClassCount(NamedTuple):
-    """How many classes a setting of a model is for, and how many a data set has."""
+    """Numbers of classes: that which a setting of a model is for, and that of a data set."""
 
     setting: str
     number: int

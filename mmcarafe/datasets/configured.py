@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data sets that a config names, and whether what they read exists."""
+"""Data sets that a config names: found in their wrappers, and checked to exist."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config
@@ -29,9 +30,19 @@ def _require(path: Path, setting: str, root: str = "") -> None:
 
 
 def innermost_datasets(dataset: dict | None) -> list[dict]:
-    """The innermost data sets of wrappers such as RepeatDataset or ConcatDataset."""
+    """Return the innermost data sets of wrappers such as RepeatDataset or ConcatDataset."""
+    return [inner for _, inner, _ in walk_datasets(dataset)]
+
+
+def walk_datasets(dataset: dict | None, path: str = "", steps: tuple = ()) -> Iterator[tuple]:
+    """Yield (path, innermost data set, steps of the pipelines of the wrappers round it)."""
     if dataset is None:
-        return []
+        return
     if "datasets" in dataset:
-        return [inner for part in dataset["datasets"] for inner in innermost_datasets(part)]
-    return innermost_datasets(dataset["dataset"]) if "dataset" in dataset else [dataset]
+        for number, part in enumerate(dataset["datasets"]):
+            yield from walk_datasets(part, f"{path}.datasets.{number}", steps)
+    elif "dataset" in dataset:
+        outer = (*(dataset.get("pipeline") or ()), *steps)
+        yield from walk_datasets(dataset["dataset"], f"{path}.dataset", outer)
+    else:
+        yield path, dataset, steps

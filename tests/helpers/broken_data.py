@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small sound data set, and what can be wrong with one: each case changes one thing."""
+"""Make a small sound data set, and broken ones: each case changes one thing."""
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -31,7 +33,7 @@ def annotation(number: int, image_id: int, category_id: int = 1) -> dict:
 
 
 def sound() -> dict:
-    """Two images with an object of each of the first two classes."""
+    """Return two images with an object of each of the first two classes."""
     images = [dict(id=i, file_name=name, height=H, width=W) for i, name in ((1, FIRST), (2, SECOND))]
     anns = [annotation(i, 1 + (i > 12), 2 - i % 2) for i in (11, 12, 13, 14)]
     return dict(
@@ -40,7 +42,7 @@ def sound() -> dict:
 
 
 def first(part: str = "annotations", **changes) -> dict:
-    """The sound data with other fields in the first entry of a part; None removes one."""
+    """Return the sound data with other fields in the first entry of a part; None removes one."""
     data = sound()
     data[part][0] |= changes
     data[part][0] = {k: v for k, v in data[part][0].items() if v is not None}
@@ -153,6 +155,19 @@ def encoded(image: Image.Image, form: str = "PNG", orientation: int = 1) -> byte
     buffer = io.BytesIO()
     image.save(buffer, form, exif=exif)
     return buffer.getvalue()
+
+
+def header_alone(width: int, height: int) -> bytes:
+    """Return a grey PNG of a size, without its pixels."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    header = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + struct.pack(">I", 0)
+        + b"IDAT"
+        + struct.pack(">I", zlib.crc32(b"IDAT"))
+    )
 
 
 RAMP = np.linspace(0, 65535, H * W).reshape(H, W).astype(np.uint16)

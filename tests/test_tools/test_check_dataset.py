@@ -1,201 +1,146 @@
 # SPDX-License-Identifier: Apache-2.0
-"""check_dataset.py names every case, and what it says of each is what mmdet does with it."""
+"""check_dataset.py as a command, its images' sizes and names, and what training says of the same."""
 
+import gc
+import json
+import os
+import shutil
 from pathlib import Path
 
-import broken_data as broken
 import pytest
-from broken_data import FIRST, IMAGES, INF, NAN, OBJECTS, SECOND, first, sound, write
-from commands import CONFIG
-from dataset_parts import SETTINGS, agrees, ends, evaluate, found_in, skipped_by_the_demo, train
+from broken_data import SECOND, encoded, first, picture, sound, write
+from commands import CONFIG, SMALL, call, refused
+from dataset_parts import agrees, train
 
-from mmcarafe.apis.config import read_config
-from mmcarafe.datasets.checks.kinds import CONFIG as CONFIG_KINDS
 from mmcarafe.datasets.checks.kinds import KINDS
-from mmcarafe.datasets.checks.report import table
-from mmcarafe.datasets.checks.settings import read_settings
-from mmcarafe.errors import AnnotationError
 
-# have tests of their own
-SPECIAL = {"polygon-not-finite", "polygon-part", "class-not-in-file", "rle-not-polygon"}
-# what is wrong besides
-FOLLOWS = {
-    "category-id-twice": {"category-unknown"},
-    "class-not-in-file": {"category-unknown"},
-    "id-mixed": {"category-unknown", "image-unknown"},
-    "field": {"class-not-in-file", "category-unknown", "image-unknown", "nothing-to-train", "no-images"},
-}
-CASES = [pytest.param(k, d, id=f"{k}-{i}") for k, examples in OBJECTS.items() for i, d in enumerate(examples)]
-PICTURES = [
-    pytest.param(k, b, id=f"{k}-{i}") for k, contents in IMAGES.items() for i, b in enumerate(contents)
-]
+SOUND = json.dumps(sound())
 
 
-def test_sound_data_show_nothing(tmp_path):
-    write(tmp_path, sound())
-    assert not found_in(tmp_path)
-    assert [len(sample.gt_instances) for sample in train(tmp_path)] == [2, 2]
-    assert evaluate(tmp_path)["coco/segm_mAP"] == 0.5  # one of two classes
-
-
-def test_every_kind_has_a_case():
-    own = {"image-below-min-size", "image-thin", "image-one-wide", "image-large", "image-too-large"}
-    assert {*OBJECTS, *IMAGES, *CONFIG_KINDS} | own == {*KINDS}
-
-
-@pytest.mark.parametrize(("kind", "data"), CASES)
-def test_objects(kind, data, tmp_path):
-    write(tmp_path, data)
-    polygons = {"train_dataloader.dataset.pipeline.1.poly2mask": False}
-    found = found_in(
-        tmp_path, read_settings(read_config(str(CONFIG), polygons)) if kind == "rle-not-polygon" else SETTINGS
-    )
-    assert kind in found
-    assert table(found).row_count == len(found)
-    assert {k for k in found if KINDS[k].severity == "error"} <= {kind} | FOLLOWS.get(kind, set())
-    if kind in SPECIAL:
-        return
-    samples = agrees(KINDS[kind].training, train, tmp_path)
-    agrees(KINDS[kind].evaluation, evaluate, tmp_path)
-    objects = sum(not ann.get("iscrowd") for ann in data["annotations"])
-    word = KINDS[kind].training.split(":")[0]
-    if word == "used" and kind != "id-mixed":
-        assert sum(len(sample.gt_instances) for sample in samples) == objects
-    if word == "lost":
-        assert sum(len(sample.gt_instances) for sample in samples) < objects
+def test_the_command_reports_all_at_once(tmp_path):
+    data = first(bbox=[100, 100, 10, 10])
+    data["annotations"][2]["category_id"] = 99
+    write(tmp_path, data, b"")
+    args = (tmp_path / "ann.json", "--img-dir", tmp_path / "img", "--config", CONFIG)
+    result = call("check_dataset.py", *args, "--out", tmp_path / "out.json", cwd=tmp_path, check=False)
+    assert result.returncode == 1
+    errors = {"box-outside", "category-unknown", "image-unreadable"}
+    assert all(f"error: {kind}" in " ".join(result.stdout.split()) for kind in errors)
+    assert "3 errors of 3 kinds" in result.stdout
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report.keys() == errors
+    (example,) = report["category-unknown"]["found"]
+    assert (example["file_name"], example["image_id"], example["annotation_id"]) == (SECOND, 2, 13)
 
 
 @pytest.mark.parametrize(
-    "value", [None, "", "x", [], {"a": 1}, -1, 10**400, broken.NAN], ids=lambda v: repr(v)[:8]
-)
-@pytest.mark.parametrize("part", ["images", "categories", "annotations"])
-def test_whatever_a_field_holds(part, value, tmp_path):
-    for field in sound()[part][0]:
-        data = sound()
-        data[part][0][field] = value
-        write(tmp_path, data)
-        found = found_in(tmp_path)
-        for does in (train, evaluate):
-            try:
-                does(tmp_path)
-            except Exception:
-                assert any(KINDS[kind].severity == "error" for kind in found), field
-
-
-@pytest.mark.parametrize(("kind", "content"), PICTURES)
-def test_pictures(kind, content, tmp_path):
-    write(tmp_path, sound(), content)
-    found = found_in(tmp_path)
-    assert kind in found
-    assert {k for k in found if KINDS[k].severity == "error"} <= {kind}
-    agrees(KINDS[kind].training, train, tmp_path)
-    agrees(KINDS[kind].evaluation, evaluate, tmp_path)
-    skipped = [] if content is None else skipped_by_the_demo(tmp_path / "img" / FIRST)
-    assert len(skipped) == KINDS[kind].demo.startswith("skipped")
-
-
-@pytest.mark.parametrize(
-    ("kind", "labels"),
+    ("content", "options", "match"),
     [
-        ("class-order", {4, 5}),
-        ("class-not-in-file", {0}),  # that of the second class is 1
-        ("category-name-twice", {0, 1, 6}),  # of six classes: 6 is background
-        ("category-id-twice", {1}),
+        (None, ["--no-images"], "does not exist"),
+        ("{", ["--no-images"], "is not JSON"),
+        ("[]", ["--no-images"], "is not COCO: expected an object"),
+        ('{"images": []}', ["--no-images"], "is not COCO: expected a list called categories"),
+        ("{}", [], "expected either --img-dir"),
+        ("{}", ["--img-dir", "nowhere"], "--img-dir nowhere is no folder"),
+        ("{}", ["--no-images", "--config", "nothing.py"], "config nothing.py does not exist"),
+        (SOUND.encode("utf-16"), ["--no-images"], "is not UTF-8"),
+        (SOUND.encode("utf-8-sig"), ["--no-images"], "is not JSON: Unexpected UTF-8 BOM"),
+        (SOUND, ["--no-images", "--out", "."], "--out . cannot be written (Is a directory)"),
+        (SOUND, ["--no-images", "--out", "no/out.json"], "--out no/out.json cannot be written (No such file"),
+        (SOUND, ["--no-images", "--out", "ann.json"], "--out ann.json is the annotation file"),
     ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 40 else "",
 )
-def test_labels_that_are_wrong(kind, labels, tmp_path):
-    write(tmp_path, OBJECTS[kind][0])
-    assert {int(label) for sample in train(tmp_path) for label in sample.gt_instances.labels} == labels
+def test_wrong_use(content, options, match, tmp_path):
+    content = content.encode() if isinstance(content, str) else content
+    if content is not None:
+        (tmp_path / "ann.json").write_bytes(content)
+    result = call("check_dataset.py", "ann.json", *options, cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert match in result.stderr
+    assert "Traceback" not in result.stderr
+    if content is not None:
+        assert (tmp_path / "ann.json").read_bytes() == content
 
 
-def test_a_missing_class_ends_evaluation_once_the_last_is_found(tmp_path):
-    write(tmp_path, OBJECTS["class-not-in-file"][0])
-    assert evaluate(tmp_path, 4)
-    with pytest.raises(IndexError):
-        evaluate(tmp_path, 5)
+@pytest.mark.parametrize(
+    "name", ["x" * 400, "\ud800.png", "a\0b.png", ""], ids=["long", "lone", "nul", "none"]
+)
+def test_names_that_no_file_can_have(name, tmp_path):
+    write(tmp_path, first("images", file_name=name))
+    args = ("ann.json", "--img-dir", "img", "--out", "out.json")
+    result = call("check_dataset.py", *args, cwd=tmp_path, check=False)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert json.loads((tmp_path / "out.json").read_text()).keys() == {"image-missing"}
+    agrees(KINDS["image-missing"].training, train, tmp_path)
 
 
-def test_an_image_id_twice_moves_the_objects(tmp_path):
-    write(tmp_path, OBJECTS["image-id-twice"][0])
-    samples = train(tmp_path)
-    assert [Path(sample.img_path).name for sample in samples] == [SECOND, SECOND]
-    assert [len(sample.gt_instances) for sample in samples] == [2, 2]
+def test_notes_leave_the_status_at_0(tmp_path):
+    write(tmp_path, sound(), encoded(picture(mode="L")))
+    out = call("check_dataset.py", "ann.json", "--img-dir", "img", cwd=tmp_path).stdout
+    assert "0 errors of 0 kinds, 1 kinds of notes" in out
 
 
-def test_a_match_with_annotation_0_counts_as_none(tmp_path):
-    data = sound()
-    write(tmp_path, data)
-    assert evaluate(tmp_path)["coco/bbox_mAP_50"] == 0.5
-    data["annotations"][0]["id"] = 0
-    write(tmp_path, data)
-    assert evaluate(tmp_path)["coco/bbox_mAP_50"] < 0.5
+def test_the_shapes_are_sound(toy):
+    for split in ("train", "val"):
+        file = f"data/shapes/annotations/instances_{split}2017.json"
+        args = (file, "--img-dir", f"data/shapes/{split}2017", "--config", CONFIG)
+        assert "0 errors of 0 kinds" in call("check_dataset.py", *args, cwd=toy).stdout
 
 
-def test_masks_that_are_wrong(tmp_path):
-    for data in OBJECTS["mask-empty"]:
-        write(tmp_path, data)
-        masks = train(tmp_path)[0].gt_instances.masks.masks
-        assert sorted(int(mask.sum()) for mask in masks) == [0, 320]
+@pytest.mark.skipif("COCO_ROOT" not in os.environ, reason="COCO_ROOT names no folder in COCO's layout")
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_coco_is_sound(split):
+    root = Path(os.environ["COCO_ROOT"])
+    args = (root / f"annotations/instances_{split}2017.json", "--img-dir", root / f"{split}2017")
+    assert "0 errors of 0 kinds" in call("check_dataset.py", *args, cwd=root).stdout
 
 
-def test_an_rle_of_an_image_of_another_size_is_refused(tmp_path):
-    write(tmp_path, OBJECTS["rle-not-polygon"][0], IMAGES["image-size"][0])
-    for does in (train, evaluate):
-        with pytest.raises(AnnotationError, match=r"of image .*first.png \(image id 1\) .*same shape"):
-            does(tmp_path)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_names_a_broken_image(workers, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1
+    )  # s to wait for a worker's end
+    shutil.copytree(toy / "data", tmp_path / "data")
+    (tmp_path / "data/shapes/train2017/000000000004.png").write_bytes(b"")
+    options = [*SMALL, "train_cfg.max_epochs=1", f"train_dataloader.num_workers={workers}"]
+    persists = [] if workers else ["train_dataloader.persistent_workers=False"]
+    refused("train.py", CONFIG, "--cfg-options", *options, *persists, cwd=tmp_path,
+            match="image data/shapes/train2017/000000000004.png (image id 4) cannot be read")  # fmt: skip
+    gc.collect()  # ends the worker
 
 
-def test_a_part_of_a_polygon_is_left_out_or_the_object_ignored(tmp_path):
-    short, odd, part = OBJECTS["polygon-part"]
-    for data, left in ((short, 1), (odd, 1), (part, 2)):
-        write(tmp_path, data)
-        sample = train(tmp_path)[0]
-        assert (len(sample.gt_instances), len(sample.ignored_instances)) == (left, 2 - left)
-    assert evaluate(tmp_path)
-    write(tmp_path, short)
-    with pytest.raises(AnnotationError, match="TypeError"):
-        evaluate(tmp_path)
+RUNS = {  # split, content, or the fields of the first object's that are left out; and what is said
+    "evaluator": ("val", "{", "annotations {file} cannot be used (JSONDecodeError"),
+    "no-bbox": ("train", "bbox", "annotations {file} of image id 1 cannot be used (KeyError 'bbox')"),
+    "no-mask": ("train", "segmentation", ".png (image id 1) cannot be used (KeyError 'mask')"),
+}
 
 
-def test_masks_as_runs_are_ignored_as_polygons(tmp_path):
-    write(tmp_path, OBJECTS["rle-not-polygon"][0])
-    sample = train(tmp_path, masks=dict(poly2mask=False))[0]
-    assert (len(sample.gt_instances), len(sample.ignored_instances)) == (1, 1)
+@pytest.mark.parametrize("name", RUNS)
+def test_training_names_wrong_annotations(name, toy, tmp_path):
+    split, content, match = RUNS[name]
+    shutil.copytree(toy / "data", tmp_path / "data")
+    file = f"data/shapes/annotations/instances_{split}2017.json"
+    if content.isalpha():
+        data = json.loads((tmp_path / file).read_text())
+        del data["annotations"][0][content]
+        content = json.dumps(data)
+    (tmp_path / file).write_text(content)
+    refused("train.py", CONFIG, "--cfg-options", *SMALL, "train_cfg.max_epochs=1", cwd=tmp_path,
+            match=match.format(file=file))  # fmt: skip
 
 
-@pytest.mark.parametrize("polygon", [[NAN, 2, 30, 4, 5, 6], [INF, 2, 30, 4, 5, 6], broken.zigzag(60)],
-                         ids=["nan", "inf", "zigzag"])  # fmt: skip
-def test_a_polygon_that_is_not_finite_ends_the_process(polygon):
-    assert ends(f"nan, inf = float('nan'), float('inf'); mask.frPyObjects([{polygon}], 48, 64)")
-
-
-def test_the_longest_outline_that_is_no_problem_does_not(tmp_path):
-    longest = "[v for i in range(20000) for v in ((i % 2) * 49.0, i % 48)]"  # 980000 pixels
-    write(tmp_path, first(segmentation=[eval(longest)]))
-    assert "polygon-not-finite" not in found_in(tmp_path)
-    assert not ends(f"mask.frPyObjects([{longest}], 48, 64)")
-
-
-def test_negative_runs_hang_pycocotools():
-    run = "dict(size=[48, 64], counts=b'0O0O' * 50)"
-    full = "mask.encode(np.ones((48, 64), np.uint8, order='F'))"
-    assert ends(f"import numpy as np; mask.iou([{full}], [{run}], [0])")
-
-
-def test_true_marks_a_crowd_as_1_does(tmp_path):
-    seen = []
-    for value in (1, True):
-        write(tmp_path, first(iscrowd=value))
-        assert not found_in(tmp_path)
-        samples = train(tmp_path)
-        seen.append(([len(sample.gt_instances) for sample in samples], evaluate(tmp_path)))
-    assert seen[0] == seen[1]
-    assert seen[0][0] == [1, 2]
-
-
-def test_a_polygon_of_strings_is_used_only_where_it_is_drawn(tmp_path):
-    write(tmp_path, OBJECTS["mask-text"][0])
-    assert int(train(tmp_path)[0].gt_instances.masks.masks[0].sum()) == 320
-    assert evaluate(tmp_path)["coco/segm_mAP"] == 0.5
-    with pytest.raises(TypeError):
-        train(tmp_path, masks=dict(poly2mask=False), flips=1.0)
+def test_tools_stop_at_a_head_of_another_number_of_classes(toy, tmp_path):
+    write(tmp_path, sound())
+    options = ["--cfg-options", "model.roi_head.bbox_head.num_classes=5"]
+    args = (tmp_path / "ann.json", "--no-images", "--config", CONFIG, *options)
+    result = call("check_dataset.py", *args, cwd=toy, check=False)
+    assert result.returncode == 1
+    assert f"{CONFIG}: train_dataloader.dataset, CocoDataset of data/shapes/annotations/" in result.stdout
+    assert "1 errors of 1 kinds" in result.stdout
+    match = (
+        "model.roi_head.bbox_head.num_classes is 5 (expected 6): train_dataloader.dataset (CocoDataset) has "
+        "6 classes (disk, star, ring, ...); change"
+    )
+    refused("train.py", CONFIG, *options, cwd=toy, match=match)

@@ -1,38 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shapes data set and the command that makes it."""
+"""make_shapes_dataset.py makes the data set, or says in one sentence why not, and replaces nothing else."""
 
-import contextlib
-import hashlib
-import io
 import json
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from commands import call
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 
-from mmcarafe.datasets.shapes import dataset as tool
-from mmcarafe.datasets.shapes import drawing as shapes
-
-SMALL = {"train": 30, "val": 15, "size": 160, "seed": 3}
-TINY = {"train": 2, "val": 1, "size": 64, "seed": 0}
-SPLITS = ("train", "val")
-
-
-def _hashes(root):
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(Path(root).rglob("*"))
-        if path.is_file()
-    }
-
-
-def _load(root, split):
-    with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(str(root / "annotations" / f"instances_{split}2017.json"))
+SMALL = ("--train", 2, "--val", 1, "--size", 64)
 
 
 def _run(*args):
@@ -49,280 +24,47 @@ def _assert_one_sentence(done, status, *words):
         assert str(word) in lines[0]
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tool.make_dataset(tmp_path_factory.mktemp("data") / "shapes", **SMALL)
+def _info(root):
+    return json.loads((root / "annotations" / "instances_val2017.json").read_text())["info"]
 
 
-@pytest.fixture
-def tiny(tmp_path):
-    return tool.make_dataset(tmp_path / "shapes", **TINY)
-
-
-def test_classes_and_palette():
-    assert len(set(tool.CLASSES)) == len(tool.CLASSES) == len(set(tool.PALETTE)) == 6
-    assert all(len(rgb) == 3 and all(0 <= v <= 255 for v in rgb) for rgb in tool.PALETTE)
-
-
-def test_same_seed_same_bytes(root, tmp_path):
-    again = tool.make_dataset(tmp_path / "again", **SMALL)
-    assert _hashes(again) == _hashes(root)
-
-
-def test_other_seed_other_pictures(root, tmp_path):
-    other = tool.make_dataset(tmp_path / "other", **{**SMALL, "seed": 4})
-    assert _hashes(other).keys() == _hashes(root).keys()
-    assert not set(_hashes(other).values()) & set(_hashes(root).values())
-
-
-def test_a_picture_does_not_depend_on_how_many_there_are(root, tmp_path):
-    fewer = tool.make_dataset(tmp_path / "fewer", **{**SMALL, "train": 5, "val": 3})
-    pictures = {k: v for k, v in _hashes(fewer).items() if k.endswith(".png")}
-    assert len(pictures) == 8
-    assert pictures.items() <= _hashes(root).items()
-    for split in SPLITS:
-        few, many = _load(fewer, split).dataset, _load(root, split).dataset
-        assert few["annotations"] == many["annotations"][: len(few["annotations"])]
-
-
-def test_no_training_picture_is_used_for_validation(root):
-    train, val = ({path.read_bytes() for path in (root / f"{split}2017").iterdir()} for split in SPLITS)
-    assert len(train) == SMALL["train"] and len(val) == SMALL["val"]
-    assert not train & val
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_layout_is_that_of_coco(root, split):
-    coco = _load(root, split)
-    assert [cat["name"] for cat in coco.loadCats(coco.getCatIds())] == list(tool.CLASSES)
-    assert coco.getCatIds() == list(range(1, len(tool.CLASSES) + 1))
-    assert {"info", "licenses"} <= coco.dataset.keys()
-    images = coco.loadImgs(coco.getImgIds())
-    names = sorted(path.name for path in (root / f"{split}2017").iterdir())
-    assert [image["file_name"] for image in images] == names
-    assert names[0] == "000000000001.png" and len(names) == SMALL[split]
-    for image in images:
-        picture = cv2.imread(str(root / f"{split}2017" / image["file_name"]))
-        assert picture.shape == (image["height"], image["width"], 3) == (160, 160, 3)
-        assert 1 <= len(coco.getAnnIds(image["id"])) <= 4
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_annotations_agree_with_their_masks(root, split):
-    coco = _load(root, split)
-    anns = coco.dataset["annotations"]
-    assert len({ann["id"] for ann in anns}) == len(anns)
-    assert {type(ann["segmentation"]) for ann in anns} == {list, dict}
-    for ann in anns:
-        mask = coco.annToMask(ann)
-        assert ann["iscrowd"] == 0 and ann["image_id"] in coco.imgs
-        assert int(mask.sum()) == pytest.approx(ann["area"], rel=0.05) and ann["area"] >= 80
-        np.testing.assert_allclose(cv2.boundingRect(mask), ann["bbox"], atol=1)
-        if isinstance(ann["segmentation"], list):
-            x, y = np.reshape(ann["segmentation"][0], (-1, 2)).T
-            assert len(x) >= 3 and 0 <= min(x.min(), y.min()) <= max(x.max(), y.max()) <= 160
-        else:
-            assert ann["segmentation"]["size"] == [160, 160]
-            assert ann["segmentation"]["counts"].isascii()
-            assert mask.sum() == ann["area"]
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_segmentations_are_the_visible_masks(root, split):
-    """Draws the pictures once more and compares; objects of one picture share no pixel."""
-    coco = _load(root, split)
-    for index in range(10):
-        rng = np.random.default_rng([SMALL["seed"], SPLITS.index(split), index])
-        picture, objects = tool.draw_scene(rng, SMALL["size"])
-        path = root / f"{split}2017" / f"{index + 1:012d}.png"
-        np.testing.assert_array_equal(cv2.imread(str(path))[..., ::-1], picture)
-        assert np.sum([mask for _, mask in objects], axis=0).max() == 1
-        anns = coco.loadAnns(coco.getAnnIds(index + 1))
-        for ann, (label, mask) in zip(anns, objects, strict=True):
-            assert ann["category_id"] == label + 1
-            drawn = coco.annToMask(ann).astype(bool)
-            assert (drawn & mask).sum() >= 0.95 * (drawn | mask).sum()
-            assert ann["area"] == mask.sum()
-            assert tuple(ann["bbox"]) == cv2.boundingRect(mask.astype(np.uint8))
-
-
-def _parts_and_holes(mask):
-    _, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[:2]
-    return int((tree[0, :, 3] < 0).sum()), int((tree[0, :, 3] >= 0).sum())
-
-
-@pytest.mark.parametrize("name", tool.CLASSES)
-def test_shapes_have_the_right_topology(name):
-    whole_ones = 0
-    for seed in range(40):
-        cover, area = shapes.draw_stencil(np.random.default_rng(seed), name, 160)
-        assert cover.shape == (160, 160) and cover.dtype == np.float32
-        assert cover.min() >= 0 and cover.max() <= 1
-        mask = (cover >= 0.5).astype(np.uint8)
-        assert mask.sum() <= area
-        if mask.sum() == area and not mask[[0, -1]].any() and not mask[:, [0, -1]].any():
-            assert _parts_and_holes(mask) == (1, int(name == "ring"))
-            whole_ones += 1
-    assert whole_ones >= 10
-
-
-def test_rings_of_the_data_set_have_holes(root):
-    coco = _load(root, "train")
-    rings = coco.loadAnns(coco.getAnnIds(catIds=tool.CLASSES.index("ring") + 1))
-    holes = [_parts_and_holes(coco.annToMask(ring))[1] for ring in rings]
-    # A ring that is half hidden or half outside the picture may be open.
-    assert len(rings) >= 5 and np.mean(np.array(holes) > 0) > 0.6
-
-
-def test_a_mask_that_no_polygon_fits_becomes_rle():
-    mask = np.zeros((40, 50), bool)
-    mask[5, 7:30] = True
-    mask[20:30, 7:30] = True
-    ann = tool._annotation(mask, 2, image_id=4, ann_id=9)
-    np.testing.assert_array_equal(coco_mask.decode(ann["segmentation"]), mask)
-    assert ann["bbox"] == [7, 5, 23, 25] and ann["area"] == mask.sum()
-    assert ann["category_id"] == 3 and ann["image_id"] == 4 and ann["id"] == 9
-
-
-def test_polygons_reach_the_border_of_the_picture():
-    ann = tool._annotation(np.ones((40, 50), bool), 0, image_id=1, ann_id=1)
-    assert isinstance(ann["segmentation"], list) and ann["bbox"] == [0, 0, 50, 40]
-    drawn = coco_mask.decode(coco_mask.frPyObjects(ann["segmentation"], 40, 50))
-    assert drawn.all()
-
-
-def test_existing_data_set_is_left_alone(tiny):
-    before = {path: path.stat().st_mtime_ns for path in tiny.rglob("*")}
-    assert tool.make_dataset(tiny, **TINY) == tiny
-    done = _run(tiny, "--train", 2, "--val", 1, "--size", 64)
-    assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout.startswith("already there") and len(done.stdout.splitlines()) == 1
-    assert {path: path.stat().st_mtime_ns for path in tiny.rglob("*")} == before
-
-
-def test_other_arguments_need_force(tiny):
-    before = _hashes(tiny)
-    args = (tiny, "--train", 1, "--val", 1, "--size", 64)
-    _assert_one_sentence(_run(*args), 1, tiny, "--force")
-    assert _hashes(tiny) == before
-    done = _run(*args, "--force")
-    assert done.returncode == 0 and "1 + 1 images" in done.stdout
-    assert tool.is_complete(tiny, 1, 1, 64, 0) and not tool.is_complete(tiny, **TINY)
-    assert [path.name for path in tiny.parent.iterdir()] == [tiny.name]
-
-
-def test_a_lost_picture_makes_it_incomplete(tiny):
-    (tiny / "val2017" / "000000000001.png").unlink()
-    assert not tool.is_complete(tiny, **TINY)
-    with pytest.raises(FileExistsError, match="--force"):
-        tool.make_dataset(tiny, **TINY)
-    assert tool.is_complete(tool.make_dataset(tiny, **TINY, force=True), **TINY)
-
-
-def test_a_foreign_folder_is_never_replaced(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    for force in ([], ["--force"]):
-        _assert_one_sentence(_run(tmp_path, *force), 1, tmp_path, "another folder")
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_a_foreign_file_among_ours_is_never_lost(tiny):
-    (tiny / "train2017" / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="did not write"):
-        tool.make_dataset(tiny, train=1, val=1, size=64, force=True)
-    assert (tiny / "train2017" / "notes.txt").read_text() == "mine"
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"info": 3}', '{"info": {"contributor": "me"}}'])
-def test_foreign_annotation_files_are_not_taken_for_ours(tmp_path, text):
-    folder = tmp_path / "annotations"
-    folder.mkdir()
-    for split in SPLITS:
-        (folder / f"instances_{split}2017.json").write_text(text)
-    with pytest.raises(FileExistsError, match="did not write"):
-        tool.make_dataset(tmp_path, **TINY, force=True)
-
-
-def test_an_empty_folder_is_filled(tmp_path):
-    assert tool.is_complete(tool.make_dataset(tmp_path / "a", **TINY), **TINY)
-    (tmp_path / "b").mkdir()
-    tool.make_dataset(tmp_path / "b", **TINY)
-    assert _hashes(tmp_path / "a") == _hashes(tmp_path / "b")
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-@pytest.mark.parametrize("replace", [False, True])
-def test_an_interrupted_run_leaves_nothing_behind(tmp_path, monkeypatch, error, replace):
-    out = tmp_path / "shapes"
-    before = _hashes(tool.make_dataset(out, **TINY)) if replace else {}
-    calls = []
-
-    def draw_then_stop(rng, size):
-        calls.append(size)
-        if len(calls) == 3:
-            raise error("stopped")
-        return shapes.draw_scene(rng, size)
-
-    monkeypatch.setattr(tool, "draw_scene", draw_then_stop)
-    with pytest.raises(error):
-        tool.make_dataset(out, train=5, val=1, size=64, force=True)
-    assert len(calls) == 3
-    assert out.exists() == replace and _hashes(out) == before
-    assert len(list(tmp_path.iterdir())) == int(replace)
-
-
-def test_the_old_data_set_comes_back_when_the_new_one_cannot_move_in(tiny, monkeypatch):
-    before, rename = _hashes(tiny), Path.rename
-
-    def refuse(self, target):
-        if self.name == "made":
-            raise PermissionError(13, "Permission denied")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(PermissionError):
-        tool.make_dataset(tiny, train=1, val=1, size=64, force=True)
-    assert _hashes(tiny) == before
-
-
-@pytest.mark.parametrize(
-    ("bad", "word"),
-    [
-        ({"size": 63}, "size"),
-        ({"size": 10**6}, "size"),
-        ({"train": -1}, "train"),
-        ({"val": -1}, "val"),
-        ({"val": 10**9}, "val"),
-        ({"seed": -1}, "seed"),
-    ],
-)
-def test_bad_arguments(tmp_path, bad, word):
-    with pytest.raises(ValueError, match=word):
-        tool.make_dataset(tmp_path / "shapes", **bad)
-    (option, value), *_ = bad.items()
-    _assert_one_sentence(_run(tmp_path / "shapes", f"--{option}={value}"), 2, f"error: {word} must be")
-    assert not list(tmp_path.iterdir())
-
-
-def test_errors_of_the_command_line(tmp_path):
-    file = tmp_path / "file"
-    file.write_text("mine")
-    _assert_one_sentence(_run(tmp_path / "new", "--size", 8), 2, "size", 8)
-    _assert_one_sentence(_run(file), 1, file, "is a file")
-    _assert_one_sentence(_run(file / "new", "--train", 1), 1, file / "new", "can't be written")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_command_line_makes_the_data_set(tmp_path):
+def test_it_makes_the_data_set_once_and_replaces_it_with_force(tmp_path):
     out = tmp_path / "deep" / "shapes"
-    done = _run(out, "--train", 2, "--val", 1, "--size", 64, "--seed", 7)
+    done = _run(out, *SMALL, "--seed", 7)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "" and len(done.stdout.splitlines()) == 1
     assert "2 + 1 images" in done.stdout and str(out) in done.stdout
-    info = json.loads((out / "annotations" / "instances_val2017.json").read_text())["info"]
-    assert (info["train"], info["val"], info["size"], info["seed"]) == (2, 1, 64, 7)
+    made = {path: path.read_bytes() for path in out.rglob("*.*")}
+    assert len(made) == 5 and _info(out).items() >= dict(train=2, val=1, size=64, seed=7).items()
+    done = _run(out, *SMALL, "--seed", 7)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("already there") and len(done.stdout.splitlines()) == 1
+    other = (out, *SMALL[2:], "--train", 1)
+    _assert_one_sentence(_run(*other), 1, out, "--force")
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == made
+    done = _run(*other, "--force")
+    assert done.returncode == 0 and "1 + 1 images" in done.stdout
+    assert _info(out)["train"] == 1
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
-def test_a_split_may_be_empty(tmp_path):
-    out = tool.make_dataset(tmp_path / "shapes", train=0, val=1, size=64)
-    assert _load(out, "train").getImgIds() == [] and _load(out, "val").getImgIds() == [1]
+@pytest.mark.parametrize("option", [[], ["--force"]], ids=["plain", "force"])
+def test_a_foreign_folder_is_never_replaced(option, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    _assert_one_sentence(_run(tmp_path, *option), 1, tmp_path, "another folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("option", ["--size=8", "--train=-1", "--val=1000000000", "--seed=-1"])
+def test_bad_arguments(option, tmp_path):
+    word = option[2:].split("=")[0]
+    _assert_one_sentence(_run(tmp_path / "shapes", option), 2, f"error: {word} must be")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_folder(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    _assert_one_sentence(_run(file), 1, file, "is a file")
+    _assert_one_sentence(_run(file / "new", "--train", 1), 1, file / "new", "can't be written")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

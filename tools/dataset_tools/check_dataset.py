@@ -19,38 +19,20 @@ from rich.console import Console
 
 from mmcarafe.apis.config import read_config
 from mmcarafe.datasets.annotation_file import read_annotations
-from mmcarafe.datasets.checks.checking import check_annotations, check_images
+from mmcarafe.datasets.checks.annotations import check_annotations
+from mmcarafe.datasets.checks.findings import as_json, table
+from mmcarafe.datasets.checks.images import check_images
 from mmcarafe.datasets.checks.kinds import KINDS
-from mmcarafe.datasets.checks.report import as_json, table
 from mmcarafe.datasets.checks.settings import Settings, read_settings
 from mmcarafe.errors import InputError
 from mmcarafe.utils.cli import add_cfg_options, run
 
 
-def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Find all that is wrong with a COCO data set")
-    parser.add_argument("ann_file", help="COCO annotations")
-    parser.add_argument("--img-dir", help="folder that file_name starts from")
-    parser.add_argument("--config", help="whose classes, filters and transforms count; default: COCO's")
-    parser.add_argument("--no-images", action="store_true", help="check the annotations alone")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="that read images")
-    parser.add_argument("--out", help="JSON file for all that is found")
-    add_cfg_options(parser)
-    args = parser.parse_args(argv)
-    if args.no_images == bool(args.img_dir):
-        parser.error("expected either --img-dir with the images' folder or --no-images")
-    if args.threads < 1:
-        parser.error("--threads: expected 1 or more")
-    return parser, args
-
-
 def check_out(name: str, ann_file: str) -> None:
-    """InputError unless a report can be written, before the work it is of."""
+    """Raise InputError unless a report can be written, before the work it is of."""
     try:
         with open(name, "a"):
-            pass
-        same = Path(name).samefile(ann_file)
+            same = Path(name).samefile(ann_file)
     except OSError as error:
         raise InputError(
             f"--out {name} cannot be written ({error.strerror}): expected a JSON file"
@@ -72,16 +54,15 @@ def check(args: argparse.Namespace) -> int:
     found, images = check_annotations(data, settings)
     if args.img_dir:
         check_images(Path(args.img_dir), images, settings, args.threads, found)
-    errors = [kind for kind in found if KINDS[kind].severity == "error"]
     sys.stdout.reconfigure(errors="backslashreplace")  # names that its encoding lacks
-    console = Console(width=120, markup=False, highlight=False)
     if args.config:
         print(f"{args.config}: {settings.source}")
     if found:
-        console.print(table(found))
+        Console(width=120, markup=False, highlight=False).print(table(found))
+    errors = [len(examples) for kind, examples in found.items() if KINDS[kind].severity == "error"]
     counts = ", ".join(f"{len(entries)} {part}" for part, entries in data.items())
-    total = sum(len(found[kind]) for kind in errors)
-    print(f"{counts}: {total} errors of {len(errors)} kinds, {len(found) - len(errors)} kinds of notes")
+    notes = len(found) - len(errors)
+    print(f"{counts}: {sum(errors)} errors of {len(errors)} kinds, {notes} kinds of notes")
     if args.out:
         Path(args.out).write_text(as_json(found))
     return 1 if errors else 0
@@ -89,7 +70,19 @@ def check(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; wrong use exits with status 2, which leaves 1 to what is found."""
-    parser, args = parse_args(argv)
+    parser = argparse.ArgumentParser(description="Find all that is wrong with a COCO data set")
+    parser.add_argument("ann_file", help="COCO annotations")
+    parser.add_argument("--img-dir", help="folder that file_name starts from")
+    parser.add_argument("--config", help="whose classes, filters and transforms count; default: COCO's")
+    parser.add_argument("--no-images", action="store_true", help="check the annotations alone")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="that read images")
+    parser.add_argument("--out", help="JSON file for all that is found")
+    add_cfg_options(parser)
+    args = parser.parse_args(argv)
+    if args.no_images == bool(args.img_dir):
+        parser.error("expected either --img-dir with the images' folder or --no-images")
+    if args.threads < 1:
+        parser.error("--threads: expected 1 or more")
     try:
         return check(args)
     except InputError as error:

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make a small instance segmentation data set in COCO's layout: the same arguments give the same bytes."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
 
-from mmcarafe.datasets.shapes.dataset import is_complete, make_dataset, summary
+from mmcarafe.datasets.shapes.dataset import make_dataset, summary
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,18 +18,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed; same seed, same bytes")
     parser.add_argument("--force", action="store_true", help="replace a data set made by this tool")
     args = vars(parser.parse_args(argv))
-    force = args.pop("force")
+    out_dir = args.pop("out_dir")
+    root = Path(out_dir).resolve()
     try:
-        if not force and is_complete(**args):
-            print(f"already there: {Path(args['out_dir']).resolve()}")
-            return 0
-        print(summary(make_dataset(**args, force=force)))
+        print(summary(root) if make_dataset(root, **args) else f"already there: {root}")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         # Those raised here have no strerror and are whole sentences already.
-        wrong = f"{args['out_dir']} can't be written: {error.strerror}."
+        wrong = f"{out_dir} can't be written: {error.strerror}."
         print(f"error: {wrong if error.strerror else error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

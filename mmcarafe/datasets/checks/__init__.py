@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be wrong with a COCO data set, found before a run."""
+"""Checks that find what is wrong with a COCO data set before a run."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a config does with data, read from the data sets and transforms that training builds of it."""
+"""Settings of a config that data depend on, read from the data sets and transforms that training builds."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from mmengine.registry import init_default_scope
 
 from mmcarafe.datasets.class_counts import class_counts, labelled_datasets
 from mmcarafe.datasets.coco import CocoDataset
+from mmcarafe.datasets.configured import walk_datasets
 from mmcarafe.errors import InputError
 
 KNOWN_PACKAGES = ("mmcarafe", "mmcv", "mmdet", "mmengine")
@@ -24,7 +25,7 @@ READING = ("load_data_list", "parse_data_info", "filter_data")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a config does with data; the defaults are those of the configs for COCO with masks."""
+    """Settings of a config that data depend on; the defaults are those of the configs for COCO with masks."""
 
     classes: tuple[str, ...] | None = None
     with_mask: bool = True
@@ -45,67 +46,48 @@ class Part(NamedTuple):
     dataset: BaseDataset
     steps: list[BaseTransform | Callable]
 
-    def __str__(self) -> str:
-        """Name the data set, its file and how many classes it has."""
-        classes = self.dataset.metainfo.get("classes")
-        count = "no list of" if classes is None or isinstance(classes, str) else len(classes)
-        return f"{self.path}, {type(self.dataset).__name__} of {self.dataset.ann_file}, {count} classes"
-
-    def reads(self, file: str) -> bool:
-        """Whether its annotations are in a file."""
-        return Path(self.dataset.ann_file or "").resolve() == Path(file).resolve()
-
     def having(self, kind: type) -> list[BaseTransform]:
-        """The steps of a type."""
+        """Return the steps of a type."""
         return [step for step in self.steps if isinstance(step, kind)]
 
 
 def read_settings(cfg: Config, ann_file: str = "") -> Settings:
     """Read what a config does with a file: as the data set that reads it, else as the first learnt."""
     init_default_scope(cfg.get("default_scope") or "mmdet")
-    train, val, test = (
-        [*_parts((cfg.get(loader) or {}).get("dataset"), f"{loader}.dataset")]
-        for loader in ("train_dataloader", "val_dataloader", "test_dataloader")
-    )
+    train, val, test = ([*_parts(cfg, f"{split}_dataloader")] for split in ("train", "val", "test"))
     if not train:
         raise InputError(f"config {cfg.filename} has no train_dataloader with a dataset")
-    reading = [part for part in (*train, *val, *test) if part.reads(ann_file)]
+    every, file = [*train, *val, *test], Path(ann_file).resolve()
+    reading = [part for part in every if Path(part.dataset.ann_file or "").resolve() == file]
     part = (reading or train)[0]
     trained = part if part in train else train[0]
     classes, filters = part.dataset.metainfo.get("classes"), trained.dataset.filter_cfg or {}
+    classes = None if classes is None or isinstance(classes, str) else tuple(classes)
+    count = "no list of" if classes is None else len(classes)
+    source = f"{part.path}, {type(part.dataset).__name__} of {part.dataset.ann_file}, {count} classes"
     masks = [step for step in trained.having(LoadAnnotations) if step.with_mask]
-    loaders = [*trained.having(LoadImageFromFile), LoadImageFromFile()]
+    loader = [*trained.having(LoadImageFromFile), LoadImageFromFile()][0]
     # one inside a random Resize has no scale of its own
     resizes = [step for step in (val or train)[0].having(Resize) if step.scale and min(step.scale) > 0]
     return Settings(
-        classes=None if classes is None or isinstance(classes, str) else tuple(classes),
+        classes=classes,
         with_mask=bool(masks),
         poly2mask=all(step.poly2mask for step in masks),
         filter_empty=filters.get("filter_empty_gt", False),
         min_size=filters.get("min_size", 0),
         scale=tuple(resizes[0].scale) if resizes and resizes[0].keep_ratio else None,
         flips_unresized=bool(trained.having(RandomFlip)) and not trained.having(Resize),
-        loader=LoadImageFromFile(
-            color_type=loaders[0].color_type, imdecode_backend=loaders[0].imdecode_backend
-        ),
-        source=f"{part}{'' if reading else '; no data set of the config reads this file'}",
-        problems=(*_unknown(part, trained), *_class_problems(cfg, (*train, *val, *test))),
+        loader=LoadImageFromFile(color_type=loader.color_type, imdecode_backend=loader.imdecode_backend),
+        source=source if reading else f"{source}; no data set of the config reads this file",
+        problems=(*_unknown(part, trained), *_class_problems(cfg, every)),
     )
 
 
-def _parts(dataset: dict | None, path: str, outer: tuple = ()) -> Iterator[Part]:
-    """Build the innermost data sets of wrappers, and the pipelines of both."""
-    if dataset is None:
-        return
-    if "datasets" in dataset:
-        for number, inner in enumerate(dataset["datasets"]):
-            yield from _parts(inner, f"{path}.datasets.{number}", outer)
-    elif "dataset" in dataset:
-        steps = _steps(Compose(dataset.get("pipeline")))
-        yield from _parts(dataset["dataset"], f"{path}.dataset", (*steps, *outer))
-    else:
+def _parts(cfg: Config, loader: str) -> Iterator[Part]:
+    """Build the innermost data sets of a loader, and the pipelines of their wrappers."""
+    for path, dataset, outer in walk_datasets((cfg.get(loader) or {}).get("dataset"), f"{loader}.dataset"):
         built = DATASETS.build({**dataset, "lazy_init": True})
-        yield Part(path, built, [*_steps(built.pipeline), *outer])
+        yield Part(path, built, [*_steps(built.pipeline), *_steps(Compose(outer))])
 
 
 def _steps(part: object) -> Iterator[BaseTransform | Callable]:
@@ -121,7 +103,7 @@ def _steps(part: object) -> Iterator[BaseTransform | Callable]:
 
 
 def _unknown(part: Part, trained: Part) -> Iterator[tuple[str, str]]:
-    """What this tool cannot say because another class than mmdet's decides it."""
+    """Find classes other than mmdet's, which decide what the checks cannot know."""
     kind = type(part.dataset)
     known = [getattr(base, name) for base in (datasets.CocoDataset, CocoDataset) for name in READING]
     own = [name for name in READING if getattr(kind, name) not in known]
@@ -134,7 +116,7 @@ def _unknown(part: Part, trained: Part) -> Iterator[tuple[str, str]]:
         yield "step-unknown", f"{trained.path}: no LoadImageFromFile"
 
 
-def _class_problems(cfg: Config, parts: Iterable[Part]) -> Iterator[tuple[str, str]]:
+def _class_problems(cfg: Config, parts: list[Part]) -> Iterator[tuple[str, str]]:
     """Compare the heads of the model with the classes of every data set."""
     model, seen = MODELS.build(cfg.model), set()
     for path, dataset, _ in parts:
