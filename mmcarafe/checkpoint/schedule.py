@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from mmcarafe.errors import InputError
 
 # what mmengine raises where the parts of a state do not fit together
-MISFITS = (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError)
+LOADING_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError)
 
 # parts of an optimizer's state that torch's optimizers keep for each element of a parameter
 ELEMENTWISE = {
@@ -123,8 +123,8 @@ def _shown(value: object) -> str:
 def load_optimizer(path: str, saved: dict, ours: OptimWrapper) -> None:
     """Load an optimizer's state; InputError unless it is of the config's kind, groups and parameters."""
     try:
-        ours.load_state_dict(saved)
-    except MISFITS as error:
+        ours.load_state_dict(dict(saved))  # which mmengine takes entries out of
+    except LOADING_ERRORS as error:
         problem = [str(error)]
     else:
         problem = list(_misfits(ours.optimizer))

@@ -14,7 +14,8 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmcarafe.checkpoint.resuming import check_fit
+from mmcarafe.checkpoint import resuming
+from mmcarafe.checkpoint.reading import read_checkpoint
 from mmcarafe.errors import InputError
 
 WARM_UP = dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=3)
@@ -37,6 +38,10 @@ class Tiny(BaseModel):
 
     def forward(self, *inputs, mode="loss"):
         return dict(loss=self.norm(self.line(torch.stack(inputs))).square().sum())
+
+
+def check_fit(runner: Runner, path: str) -> None:
+    resuming.check_fit(runner, path, read_checkpoint(path))
 
 
 @pytest.fixture

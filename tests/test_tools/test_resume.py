@@ -25,9 +25,9 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmcarafe.checkpoint import writing
 from mmcarafe.checkpoint.random_state import random_state
 from mmcarafe.checkpoint.resuming import (
-    check_training_state,
     checkpoint_folder,
     checkpoint_to_resume,
+    read_training_state,
     written_checkpoints,
 )
 from mmcarafe.checkpoint.writing import WholeFileBackend
@@ -208,7 +208,7 @@ def test_damaged_checkpoints_are_named_and_the_one_before_is_used(rich, whole_ru
 
 def test_without_a_whole_checkpoint_it_says_so(tmp_path):
     cfg = Config(dict(work_dir=str(tmp_path)))
-    assert checkpoint_to_resume(cfg) == (None, [])
+    assert checkpoint_to_resume(cfg) == (None, None, [])
     for epoch in (1, 2):
         (tmp_path / f"epoch_{epoch}.pth").write_bytes(b"PK\x03\x04")
     with pytest.raises(
@@ -332,7 +332,7 @@ def test_a_state_that_cannot_be_resumed_is_named(whole_run, tmp_path):
     ):
         torch.save(content, path)
         with pytest.raises(InputError, match=match):
-            check_training_state(path)
+            read_training_state(path)
 
 
 @pytest.mark.parametrize(
