@@ -45,6 +45,7 @@ train_dataloader = dict(
 param_scheduler = [dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50)]
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2, max_keep_ckpts=9))
 """
+NO_WORKERS = ("train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False")
 # stops while the checkpoint of an epoch is written; the process is then killed
 FREEZE = """
 import os, sys, time
@@ -214,7 +215,7 @@ def test_a_full_disk_ends_in_one_sentence_and_the_last_checkpoint_stays(rich, wh
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, limits[1]))
     try:
-        result = train(rich, "full", resume=["--resume"], run=partial(call, check=False))
+        result = train(rich, "full", *NO_WORKERS, resume=["--resume"], run=partial(call, check=False))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert result.returncode == 1
