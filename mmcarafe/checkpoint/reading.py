@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads checkpoints without running code: torch's ``weights_only`` mode, with exactly mmengine's types."""
+"""Read checkpoints without running code: torch's ``weights_only`` mode, with exactly mmengine's types."""
 
 import mmap
 import re
-import struct
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,11 +17,6 @@ from mmcarafe.errors import CheckpointError
 # how torch.save starts a file: as a zip archive, and before torch 1.6 with a pickled number
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 DAMAGED = "fetch it again or use an earlier one"
-# what zipfile raises where bytes are missing or wrong
-_DAMAGES = (
-    zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError, OverflowError,
-    struct.error,
-)  # fmt: skip
 
 
 def read_checkpoint(path: str | Path) -> Any:
@@ -53,17 +47,17 @@ def read_checkpoint(path: str | Path) -> Any:
     """
     with open(path, "rb") as file:
         start = file.read(len(LEGACY))
-    if start.startswith(ZIP):
-        _check_archive(path)
-    elif start != LEGACY and Path(path).suffix != ".safetensors":
+    zipped = start.startswith(ZIP)
+    if not zipped and start != LEGACY and Path(path).suffix != ".safetensors":
         raise CheckpointError(f"it does not start as a file of torch.save does; {DAMAGED}")
-    if start.startswith((ZIP, LEGACY)):
-        _check_allocations(path)
     try:
+        if zipped:
+            _check_archive(path)
+        _check_allocations(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    except Exception as error:  # what a hostile or damaged pickle provokes is open-ended
+    except Exception as error:  # what a hostile or damaged file provokes is open-ended
         raise _explained(error) from error
     return rebuild(content)
 
@@ -78,27 +72,21 @@ def _check_allocations(path: str | Path) -> None:
 
 def _check_archive(path: str | Path) -> None:
     """Raise CheckpointError unless a zip archive is whole and as plain as torch.save makes it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if any(entry.filename.endswith("/constants.pkl") for entry in entries):
-                raise RefusedError("it is a TorchScript program")
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise CheckpointError(f"it is compressed, which torch.save does not do; {UNTRUSTED}")
-            size, declared = Path(path).stat().st_size, sum(entry.file_size for entry in entries)
-            if declared > size:
-                raise CheckpointError(f"its {size} bytes declare {declared} bytes of data; {DAMAGED}")
-            damaged = archive.testzip()
-    except CheckpointError:
-        raise
-    except _DAMAGES as error:
-        raise CheckpointError(f"it is cut off or damaged ({error}); {DAMAGED}") from error
-    if damaged:
-        raise CheckpointError(f"it is damaged, the checksum of {damaged} is wrong; {DAMAGED}")
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+            raise RefusedError("it is a TorchScript program")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise CheckpointError(f"it is compressed, which torch.save does not do; {UNTRUSTED}")
+        size, declared = Path(path).stat().st_size, sum(entry.file_size for entry in entries)
+        if declared > size:
+            raise CheckpointError(f"its {size} bytes declare {declared} bytes of data; {DAMAGED}")
+        if damaged := archive.testzip():
+            raise CheckpointError(f"it is damaged, the checksum of {damaged} is wrong; {DAMAGED}")
 
 
 def _explained(error: Exception) -> CheckpointError:
-    """Return the reason in torch's message, which is many lines long, and the remedy."""
+    """Return the reason in a message, of which torch's are many lines long, and the remedy."""
     text = str(error)
     if found := re.search(r"GLOBAL (\S+)", text):
         # some versions of torch name the module of exec, others do not

@@ -23,8 +23,7 @@ def names(folder: Path) -> list[str]:
 
 def resumed(folder: Path, path: Path) -> tuple[dict, str]:
     """The weights after two epochs of a run that goes on from a checkpoint, and its log."""
-    torch.manual_seed(5)
-    runner = tiny_runner(folder, load_from=str(path), resume=True)
+    runner = tiny_runner(folder, load_from=str(path), resume=True, randomness=dict(seed=0))
     warnings = []
     runner.logger.warning = lambda text, *_: warnings.append(text)
     runner.train()
@@ -32,7 +31,7 @@ def resumed(folder: Path, path: Path) -> tuple[dict, str]:
 
 
 def test_random_numbers_go_on_where_the_checkpoint_has_them(tmp_path):
-    tiny_runner(tmp_path / "whole").train()
+    tiny_runner(tmp_path / "whole", randomness=dict(seed=0)).train()
     path, whole = tmp_path / "whole/epoch_1.pth", read_checkpoint(tmp_path / "whole/epoch_2.pth")
     weights, log = resumed(tmp_path / "exact", path)
     assert all(value.equal(weights[name]) for name, value in whole["state_dict"].items())
