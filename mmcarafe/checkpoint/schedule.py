@@ -65,7 +65,7 @@ def check_schedule(runner: Runner, path: str, checkpoint: dict, wrapper: OptimWr
 
 
 def moving(schedulers: list[_ParamScheduler]) -> set[str]:
-    """The options of an optimizer that schedulers change."""
+    """Name the options of an optimizer that schedulers change."""
     names = {scheduler.param_name for scheduler in schedulers}
     return names | {"betas"} if "momentum" in names else names  # to mmengine, Adam's first beta is a momentum
 
@@ -99,7 +99,7 @@ def _rests(scheduler: _ParamScheduler, first: int, last: int) -> bool:
 
 
 def differences(ours: dict, theirs: dict, ignored: set[str]) -> dict[str, str]:
-    """By name, in words which of our settings are others in theirs; what is absent is as good as None."""
+    """Say by name which of our settings are others in theirs; what is absent is as good as None."""
     return {
         name: f"{name.removeprefix('initial_')} {_shown(theirs.get(name))} (config: {_shown(value)})"
         for name, value in ours.items()
@@ -137,7 +137,7 @@ def load_optimizer(path: str, saved: dict, ours: OptimWrapper) -> None:
 
 
 def _misfits(optimizer: Optimizer) -> Iterator[str]:
-    """What an optimizer that has loaded its state cannot compute with; fused kernels trust every size."""
+    """Yield what an optimizer cannot compute with in its loaded state; fused kernels trust every size."""
     for group in optimizer.param_groups:
         yield from (name for name in optimizer.defaults if name not in group)
         if type(group.get("lr")) not in (int, float):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights that a tool is given: read as data only, and compared with the model before they are used.
+"""Read the weights that a tool is given as data only, and compare them with the model before they are used.
 
 Importing this module puts :func:`load_from_local` in the place of mmengine's function of that name.
 """
@@ -24,7 +24,7 @@ _ALREADY_READ: dict[str, object] = {}
 
 @contextmanager
 def already_read(path: str, content: object) -> Iterator[None]:
-    """While active, mmengine gets this content where it reads the file for the first time."""
+    """Give mmengine this content, while active, where it reads the file for the first time."""
     _ALREADY_READ[path] = content
     try:
         yield
@@ -181,7 +181,7 @@ def without_wrapper(state: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
 
 
 def load_state(model: nn.Module, theirs: dict[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
-    """Load a state dict as mmengine will; what is missing, unknown, or does not fit and stays as it was.
+    """Load a state dict as mmengine will; return what is missing, unknown, or does not fit.
 
     mmengine only writes this to the log. Comparing names would not do: modules rename what they are given,
     as mmdet's detectors do with the heads and the weights of one another.

@@ -79,7 +79,7 @@ class AmpOptimWrapper(optim.AmpOptimWrapper):
         self._scale_update_param = None
 
     def state_dict(self) -> dict:
-        """The optimizer's state, and that of the loss scaler where there is one."""
+        """Return the optimizer's state, and that of the loss scaler where there is one."""
         state = super().state_dict()
         if self.on_cpu:  # an empty state, which a GPU's loss scaler would not load
             del state["loss_scaler"]
