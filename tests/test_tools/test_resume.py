@@ -106,7 +106,7 @@ def kill_when(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    (path.parent / "frozen").unlink(missing_ok=True)
+    path.unlink()
 
 
 def flat(value, name=()):
@@ -143,14 +143,10 @@ def damaged(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
-def test_killed_at_any_moment_and_damaged_it_ends_with_the_same_weights(rich, whole_run):
+def test_killed_while_it_writes_and_damaged_it_ends_with_the_same_weights(rich, whole_run):
     work = rich / "killed"
-    process = start_with("", rich, "killed")
-    kill_when(work / "last_checkpoint", process)  # in validation or early in the second epoch
-    assert names(work) == ["epoch_1.pth"]
-
     freeze = partial(FREEZE.format, name="epoch_2.pth")
-    process = start_with(freeze(moment="half"), rich, "killed", resume=["--resume"])
+    process = start_with(freeze(moment="half"), rich, "killed")
     kill_when(rich / "frozen", process)
     # only one checkpoint is kept, and it goes when the next one is there
     assert names(work) == ["epoch_1.pth", "epoch_2.pth.partial"]
