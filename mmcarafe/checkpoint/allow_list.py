@@ -8,7 +8,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from mmcarafe.errors import CheckpointError
 
-UNTRUSTED = (
+TRUST_ADVICE = (
     "if you trust where it comes from, load it yourself with torch.load(..., weights_only=False) and save "
     "its state_dict with torch.save"
 )
@@ -21,7 +21,7 @@ class RefusedError(CheckpointError):
     """A file asks for more than mmengine's files do."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"{reason}; only data is read from checkpoints; {UNTRUSTED}")
+        super().__init__(f"{reason}; only data is read from checkpoints; {TRUST_ADVICE}")
 
 
 def word(value: object) -> str:

@@ -16,7 +16,7 @@ from mmcarafe.checkpoint.batch_norm import fold
 from mmcarafe.checkpoint.layouts import (
     COMPRESSOR,
     ENCODER,
-    RETRAIN,
+    RETRAINING,
     Module,
     check_operator,
     counterparts,
@@ -25,7 +25,7 @@ from mmcarafe.checkpoint.layouts import (
     nothing_found,
     place_norms,
 )
-from mmcarafe.checkpoint.writing import PARTIAL, WholeFileBackend
+from mmcarafe.checkpoint.writing import PARTIAL_SUFFIX, WholeFileBackend
 from mmcarafe.errors import CheckpointWriteError, InputError
 
 ACTIVATION_HELP = (
@@ -64,7 +64,7 @@ def check_activation(name: str, activation: str | None) -> None:
     if activation in ("compressor", "encoder"):
         raise InputError(
             f"{name}: an activation behind the {activation} alone cannot be worked into a convolution, and "
-            f"this layer has one behind both (act_cfg) or none; {RETRAIN}"
+            f"this layer has one behind both (act_cfg) or none; {RETRAINING}"
         )
 
 
@@ -93,7 +93,7 @@ def convert(state: dict[str, Tensor], activation: str | None = None, eps: float 
 
 def check_target(target: str) -> None:
     """Raise InputError where the file cannot be written, or only over something that exists."""
-    for path in (target, f"{target}{PARTIAL}"):  # the second is its name until it is whole
+    for path in (target, f"{target}{PARTIAL_SUFFIX}"):  # the second is its name until it is whole
         if os.path.lexists(path):
             raise InputError(f"{path} exists; choose another name, nothing is overwritten")
     if not Path(target).parent.is_dir():

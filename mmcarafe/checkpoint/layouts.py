@@ -26,7 +26,7 @@ CONVOLUTION = re.compile(
 )
 STATISTICS = {"running_mean", "running_var"}
 NORM = STATISTICS | {"weight", "bias", "num_batches_tracked"}
-RETRAIN = "train again, starting without these weights"
+RETRAINING = "train again, starting without these weights"
 
 # what public copies of one module do and CARAFE does not, by the name of the encoder's convolution and by
 # whether a BatchNorm stands behind the compressor and the encoder
@@ -137,7 +137,7 @@ def place_norms(state: dict[str, Tensor], module: Module) -> dict[str, str]:
         if conv is None or conv in norms:
             raise InputError(
                 f"{keys[0]} belongs to a layer that cannot be worked into CARAFE's convolutions "
-                f"(only a BatchNorm with running statistics behind one of them can); {RETRAIN}"
+                f"(only a BatchNorm with running statistics behind one of them can); {RETRAINING}"
             )
         check_norm(state, conv, layer)
         norms[conv] = layer
@@ -161,19 +161,19 @@ def _stands_behind(state: dict[str, Tensor], module: Module, layer: str) -> str 
     if possible == ["feature map"]:
         raise InputError(
             f"{layer}: with the {channels} channels of the feature map it stands in front of the compressor "
-            f"or behind the reassembly, where it cannot be worked into a convolution; {RETRAIN}"
+            f"or behind the reassembly, where it cannot be worked into a convolution; {RETRAINING}"
         )
     if possible:
         raise InputError(
             f"{layer}: the keys do not tell where it stands, {' and '.join(possible)} have {channels} "
             f"channels each; look at the source's forward and rename its entries to "
             f"{module.compressor.path}.bn.* or {module.encoder.path}.bn.*, or, where it stands behind "
-            f"neither, {RETRAIN}"
+            f"neither, {RETRAINING}"
         )
     expected = ", ".join(f"{place} {size}" for place, size in sizes.items())
     raise InputError(
         f"{layer}: expected a BatchNorm for the channels of one place in the module ({expected}), got one "
-        f"for {channels}; {RETRAIN}"
+        f"for {channels}; {RETRAINING}"
     )
 
 
@@ -211,10 +211,10 @@ def check_operator(state: dict[str, Tensor], module: Module, norms: dict[str, st
     if differs := COPIES.get((name, *behind)):
         raise InputError(
             f"{module}: a copy of {COPY} {'with' if all(behind) else 'without'} BatchNorm has {differs}, so "
-            f"it is another operator than CARAFE; {RETRAIN}"
+            f"it is another operator than CARAFE; {RETRAINING}"
         )
     entries = ", ".join(key.removeprefix(module.prefix) for key in module.keys(state))
     raise InputError(
         f"{module}: no known copy of {COPY} holds {entries}; the one that is CARAFE has a BatchNorm behind "
-        f"its compressor_conv alone and no bias; {RETRAIN}"
+        f"its compressor_conv alone and no bias; {RETRAINING}"
     )

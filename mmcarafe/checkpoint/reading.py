@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from mmcarafe.checkpoint.allow_list import UNTRUSTED, RefusedError
+from mmcarafe.checkpoint.allow_list import TRUST_ADVICE, RefusedError
 from mmcarafe.checkpoint.rebuilding import rebuild
 from mmcarafe.errors import CheckpointError
 
 # how torch.save starts a file: as a zip archive, and before torch 1.6 with a pickled number
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-DAMAGED = "fetch it again or use an earlier one"
+DAMAGE_ADVICE = "fetch it again or use an earlier one"
 
 
 def read_checkpoint(path: str | Path) -> Any:
@@ -49,7 +49,7 @@ def read_checkpoint(path: str | Path) -> Any:
         start = file.read(len(LEGACY))
     zipped = start.startswith(ZIP)
     if not zipped and start != LEGACY and Path(path).suffix != ".safetensors":
-        raise CheckpointError(f"it does not start as a file of torch.save does; {DAMAGED}")
+        raise CheckpointError(f"it does not start as a file of torch.save does; {DAMAGE_ADVICE}")
     try:
         if zipped:
             _check_archive(path)
@@ -77,12 +77,12 @@ def _check_archive(path: str | Path) -> None:
         if any(entry.filename.endswith("/constants.pkl") for entry in entries):
             raise RefusedError("it is a TorchScript program")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise CheckpointError(f"it is compressed, which torch.save does not do; {UNTRUSTED}")
+            raise CheckpointError(f"it is compressed, which torch.save does not do; {TRUST_ADVICE}")
         size, declared = Path(path).stat().st_size, sum(entry.file_size for entry in entries)
         if declared > size:
-            raise CheckpointError(f"its {size} bytes declare {declared} bytes of data; {DAMAGED}")
+            raise CheckpointError(f"its {size} bytes declare {declared} bytes of data; {DAMAGE_ADVICE}")
         if damaged := archive.testzip():
-            raise CheckpointError(f"it is damaged, the checksum of {damaged} is wrong; {DAMAGED}")
+            raise CheckpointError(f"it is damaged, the checksum of {damaged} is wrong; {DAMAGE_ADVICE}")
 
 
 def _explained(error: Exception) -> CheckpointError:
@@ -96,4 +96,4 @@ def _explained(error: Exception) -> CheckpointError:
     reason = text.strip().split("\n")[0] or type(error).__name__
     if isinstance(error, UnpicklingError):
         return RefusedError(reason)
-    return CheckpointError(f"it is cut off or damaged ({reason}); {DAMAGED}")
+    return CheckpointError(f"it is cut off or damaged ({reason}); {DAMAGE_ADVICE}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmcarafe.checkpoint.allow_list import DTYPES, NUMBERS, RefusedError, word
 
 # types without attributes; a history was made anew from its numbers when it was loaded
-PLAIN = (
+PLAIN_TYPES = (
     type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout,
     HistoryBuffer, np.ndarray, *(np.dtype(code).type for code in NUMBERS), *DTYPES,
 )  # fmt: skip
@@ -60,7 +60,7 @@ def rebuild(content: object) -> object:
 def _begin(value: object) -> object:
     """Return the copy of a value; of a dict or a list an empty one."""
     kind, attributes = type(value), getattr(value, "__dict__", {})
-    if kind in PLAIN:
+    if kind in PLAIN_TYPES:
         return value
     if kind is OrderedDict and type(attributes.get("_metadata")) in (dict, OrderedDict, type(None)):
         attributes = attributes.keys() - {"_metadata"}

@@ -18,7 +18,7 @@ from mmcarafe.errors import InputError
 LOADING_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError)
 
 # parts of an optimizer's state that torch's optimizers keep for each element of a parameter
-ELEMENTWISE = {
+ELEMENTWISE_STATE = {
     "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "sum", "square_avg", "grad_avg",
     "acc_delta",
 }  # fmt: skip
@@ -147,10 +147,10 @@ def _misfits(optimizer: Optimizer) -> Iterator[str]:
             yield f"the state of a parameter is a {type(state).__name__}"
             continue
         for name, value in state.items():
-            shape = parameter.shape if name in ELEMENTWISE else torch.Size()
+            shape = parameter.shape if name in ELEMENTWISE_STATE else torch.Size()
             if value is None:  # no momentum
                 continue
-            if name in {*ELEMENTWISE, "step"} and getattr(value, "shape", torch.Size()) != shape:
+            if name in {*ELEMENTWISE_STATE, "step"} and getattr(value, "shape", torch.Size()) != shape:
                 yield f"{name} is not of its parameter's size"
             if isinstance(value, Tensor) and not value.isfinite().all():
                 yield f"{name} is not finite"

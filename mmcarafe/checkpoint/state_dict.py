@@ -15,7 +15,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint
 from torch import Tensor, nn, strided
 
-from mmcarafe.checkpoint.reading import DAMAGED, read_checkpoint
+from mmcarafe.checkpoint.reading import DAMAGE_ADVICE, read_checkpoint
 from mmcarafe.checkpoint.rebuilding import rebuild
 from mmcarafe.errors import CheckpointError, InputError
 
@@ -61,7 +61,8 @@ def read_local(path: str) -> object:
     declared = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
     if declared > file.stat().st_size:
         raise InputError(
-            f"checkpoint {path} declares {declared} bytes of parameters, more than the file holds; {DAMAGED}"
+            f"checkpoint {path} declares {declared} bytes of parameters, more than the file holds; "
+            f"{DAMAGE_ADVICE}"
         )
     return content
 

@@ -18,7 +18,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmcarafe.checkpoint.random_state import random_state, set_random_state
 from mmcarafe.checkpoint.state_dict import unwrap
-from mmcarafe.checkpoint.writing import PARTIAL, WholeFileBackend
+from mmcarafe.checkpoint.writing import PARTIAL_SUFFIX, WholeFileBackend
 
 
 @HOOKS.register_module()
@@ -42,7 +42,7 @@ class CheckpointHook(hooks.CheckpointHook):
             self._forget_foreign_checkpoints(runner)
         super().before_train(runner)
         if is_main_process() and isinstance(self.file_backend, WholeFileBackend):
-            for unfinished in Path(self.out_dir).glob(f"*.pth{PARTIAL}"):
+            for unfinished in Path(self.out_dir).glob(f"*.pth{PARTIAL_SUFFIX}"):
                 if not unfinished.is_dir():
                     runner.logger.warning(f"removing {unfinished}, which a run was killed while writing")
                     unfinished.unlink()
