@@ -65,6 +65,10 @@ def _scalar(dtype: object, data: bytes) -> np.generic:
     return np.frombuffer(data, dtype, count=1)[0]
 
 
+def _array(*arguments: object) -> None:
+    raise RefusedError("it calls numpy.ndarray")
+
+
 def _empty_array(cls: object, shape: tuple, code: object) -> np.ndarray:
     if shape != (0,):
         raise RefusedError("it holds an array of another size than it says")
@@ -84,7 +88,7 @@ def allow_mmengine_types() -> None:
         (_history_method, "builtins.getattr"),
         (_StoredHistory, "mmengine.logging.history_buffer.HistoryBuffer"),
         (_dtype, "numpy.dtype"),
-        ("an array", "numpy.ndarray"),
+        (_array, "numpy.ndarray"),
     ]
     # numpy 2 renamed the module in which numpy 1 and its files have these functions
     for module in ("numpy._core.multiarray", "numpy.core.multiarray"):

@@ -77,23 +77,29 @@ def test_torchscript_is_refused(tmp_path):
     assert "it is a TorchScript program" in refusal(tmp_path / "script.pth")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        Call(np.ndarray, (4,), "O"),
-        Call(np.dtype, "O"),
-        Call(np.dtype, [("a", "O")]),
-        Call(HistoryBuffer, [1.0], [1]),
-        Call(np._core.multiarray._reconstruct, np.ndarray, (10**9,), "b"),
-        Call(np._core.multiarray.scalar, np.dtype("i4"), b"0000"),
-        Call(getattr, HistoryBuffer, "update"),
-    ],
-    ids=["array", "dtype", "fields", "history", "reconstruct", "scalar", "getattr"],
-)
+CALLS = {
+    "system": Call(os.system, "false"),
+    "eval": Call(eval, "1 + 1"),
+    "array": Call(np.ndarray, (4,), "O"),
+    "dtype": Call(np.dtype, "O"),
+    "fields": Call(np.dtype, [("a", "O")]),
+    "history": Call(HistoryBuffer, [1.0], [1]),
+    "reconstruct": Call(np._core.multiarray._reconstruct, np.ndarray, (10**9,), "b"),
+    "scalar": Call(np._core.multiarray.scalar, np.dtype("i4"), b"0000"),
+    "update": Call(getattr, HistoryBuffer, "update"),
+    "init": Call(getattr, HistoryBuffer, "__init__"),
+    "tofile": Call(getattr, np.ndarray, "tofile"),
+    "globals": Call(getattr, Call(getattr, HistoryBuffer, "mean"), "__globals__"),
+}
+
+
+@pytest.mark.parametrize("content", CALLS.values(), ids=CALLS)
 def test_the_types_of_mmengine_take_only_what_mmengine_writes(content, tmp_path):
     torch.save(dict(state_dict={}, extra=content), tmp_path / "bad.pth")
     torch.load(tmp_path / "bad.pth", weights_only=False)  # each is a call that works
     refusal(tmp_path / "bad.pth")
+    with pytest.raises((pickle.UnpicklingError, ValueError)):  # to programs of one's own as well
+        torch.load(tmp_path / "bad.pth", weights_only=True)
 
 
 def test_no_file_changes_what_a_number_type_means(tmp_path):

@@ -98,10 +98,7 @@ REFUSED = {
         full(**{"backbone.upsample.weight": torch.ones(1)}),
         r"1 parameters are not in the model \(first: 'backbone.upsample.weight'\)",
     ),
-    "shape": (
-        full(**{"head.bias": torch.ones(3)}),
-        "1 parameters do not fit .*size mismatch for head.bias",
-    ),
+    "shape": (full(**{"head.bias": torch.ones(3)}), "1 parameters do not fit .*size mismatch for head.bias"),
     "old-shape": (
         {"old_head.bias": torch.ones(3), **full(**{"head.bias": None})},
         "1 parameters do not fit .*size mismatch for head.bias",

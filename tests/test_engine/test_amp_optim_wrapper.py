@@ -28,8 +28,7 @@ def wrapper(model: torch.nn.Module, **kwargs) -> AmpOptimWrapper:
 
 
 @pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=() if path.stem in USUAL else SLOW, id=path.stem) for path in CONFIGS],
+    "path", [pytest.param(path, marks=() if path.stem in USUAL else SLOW, id=path.stem) for path in CONFIGS]
 )
 def test_every_config_learns_a_step_near_float32(path):
     register_all_modules()
