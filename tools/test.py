@@ -12,10 +12,10 @@ from mmengine.config import Config
 
 from mmcarafe.apis.config import load_config
 from mmcarafe.apis.test_time_augmentation import check_boxes_alone, use_tta
-from mmcarafe.checkpoint.state_dict import check_checkpoint
+from mmcarafe.checkpoint.state_dict import check_state, read_state_dict
 from mmcarafe.datasets.configured import check_data
 from mmcarafe.engine.hooks.distinct_visualization_hook import DistinctVisualizationHook
-from mmcarafe.engine.runner import build_runner
+from mmcarafe.engine.runner import Runner, build_runner
 from mmcarafe.errors import InputError
 from mmcarafe.utils.cli import add_options, run
 
@@ -66,7 +66,11 @@ def main(argv: list[str] | None = None) -> None:
     runner = build_runner(cfg)
     if args.tta:
         check_boxes_alone(runner.model)
-    check_checkpoint(runner.model, args.checkpoint)
+    checkpoint, state = read_state_dict(args.checkpoint)
+    check_state(runner.model, args.checkpoint, state)
+    if isinstance(runner, Runner):
+        runner.checkpoint = checkpoint
+    del checkpoint, state  # so that they are gone when they have been loaded
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     runner.register_hook(dict(type="NumClassCheckHook"))

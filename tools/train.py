@@ -3,14 +3,15 @@
 
 import argparse
 
+from mmengine import runner as mmengine_runner
+from mmengine.config import Config
 from mmengine.dist import all_gather_object
-from mmengine.runner import Runner
 
 from mmcarafe.apis.config import load_config
-from mmcarafe.checkpoint.resuming import check_fit, checkpoint_to_resume, say_what_does_not_fit
+from mmcarafe.checkpoint.resuming import check_fit, checkpoint_to_resume
 from mmcarafe.checkpoint.state_dict import check_finite, check_some_match, read_state_dict
 from mmcarafe.datasets.configured import check_data
-from mmcarafe.engine.runner import build_runner
+from mmcarafe.engine.runner import Runner, build_runner
 from mmcarafe.errors import InputError
 from mmcarafe.utils.cli import add_options, run
 
@@ -29,6 +30,23 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="go on from this checkpoint, or from the newest whole one in the work directory",
     )
     return parser.parse_args(argv)
+
+
+def check_start(runner: mmengine_runner.Runner, cfg: Config, checkpoint: dict | None) -> dict:
+    """Return the checkpoint that training starts from, which is read unless it is given.
+
+    Raises:
+        InputError: it does not fit the run, or it is none.
+    """
+    knows_model = isinstance(runner, mmengine_runner.Runner)  # a FlexibleRunner builds its model later
+    if cfg.get("resume") and knows_model:
+        check_fit(runner, cfg.load_from, checkpoint)
+        return checkpoint
+    checkpoint, state = read_state_dict(cfg.load_from)
+    check_finite(cfg.load_from, state)
+    if knows_model:
+        check_some_match(runner.model, cfg.load_from, state)
+    return checkpoint
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,9 +69,9 @@ def main(argv: list[str] | None = None) -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
     check_data(cfg, "train", "val")
-    notes = []
+    checkpoint, notes = None, []
     if cfg.get("resume"):
-        cfg.load_from, notes = checkpoint_to_resume(cfg)
+        cfg.load_from, checkpoint, notes = checkpoint_to_resume(cfg)
         cfg.resume = cfg.load_from is not None
         if not cfg.resume:
             notes = [f"{cfg.work_dir} holds no checkpoint to resume from: training starts at the beginning"]
@@ -66,13 +84,11 @@ def main(argv: list[str] | None = None) -> None:
         )
     for note in notes:
         runner.logger.warning(note)
-    if isinstance(runner, Runner) and cfg.get("resume"):
-        check_fit(runner, cfg.load_from)
-        say_what_does_not_fit(runner, cfg.load_from)
-    elif cfg.get("load_from"):
-        check_finite(cfg.load_from, read_state_dict(cfg.load_from)[1])
-        if isinstance(runner, Runner):  # a FlexibleRunner builds its model later
-            check_some_match(runner.model, cfg.load_from)
+    if cfg.get("load_from"):
+        checkpoint = check_start(runner, cfg, checkpoint)
+        if isinstance(runner, Runner):
+            runner.checkpoint = checkpoint
+        del checkpoint  # so that it is gone when it has been loaded
     runner.register_hook(dict(type="NumClassCheckHook"))
     runner.train()
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The weights of a convolution and of the BatchNorm behind it, as those of one convolution."""
 
-import torch
 from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mmcarafe.errors import InputError
+
+NORM_VALUES = ("running_mean", "running_var", "weight", "bias")
 
 
 def check_convolution(state: dict[str, Tensor], conv: str) -> None:
@@ -20,11 +22,11 @@ def check_convolution(state: dict[str, Tensor], conv: str) -> None:
 
 def check_norm(state: dict[str, Tensor], conv: str, norm: str) -> None:
     """Raise InputError unless the values are those of a BatchNorm behind the convolution."""
-    for name in ("weight", "bias", "running_mean", "running_var"):
+    for name in NORM_VALUES:
         _check_channels(state, conv, f"{norm}.{name}")
-    if (state[f"{norm}.running_var"] < 0).any():
-        least = float(state[f"{norm}.running_var"].min())
-        raise InputError(f"{norm}.running_var: expected variances, which are 0 or more, got {least:g}")
+    variances = state[f"{norm}.running_var"]
+    if len(negative := variances[variances < 0]):
+        raise InputError(f"{norm}.running_var: expected variances, which are 0 or more, got {negative[0]:g}")
 
 
 def _check_channels(state: dict[str, Tensor], conv: str, key: str) -> None:
@@ -41,18 +43,20 @@ def _kind(value: Tensor) -> str:
     return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
 
 
-def fold(state: dict[str, Tensor], conv: str, norm: str, eps: float) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with the evaluation-mode BatchNorm behind it, if any, worked in."""
+def fold(state: dict[str, Tensor], conv: str, norm: str | None, eps: float) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a convolution, with the BatchNorm behind it, if any, worked in.
+
+    Raises:
+        InputError: the numbers are beyond the range of the weights' dtype.
+    """
     weight = state[f"{conv}.weight"]
     bias = state.get(f"{conv}.bias", weight.new_zeros(len(weight)))
     if not norm:
         return weight, bias
-    mean, var = (state[f"{norm}.running_{name}"].double() for name in ("mean", "var"))
-    gamma = state.get(f"{norm}.weight", torch.ones_like(mean)).double()
-    beta = state.get(f"{norm}.bias", torch.zeros_like(mean)).double()
-    scale = gamma / (var + eps).sqrt()
-    folded = weight.double() * scale[:, None, None, None], beta + (bias.double() - mean) * scale
-    weight, bias = (value.to(weight.dtype) for value in folded)
+    values = (state.get(f"{norm}.{name}") for name in NORM_VALUES)
+    mean, var, gamma, beta = (value if value is None else value.double() for value in values)
+    folded = fuse_conv_bn_weights(weight.double(), bias.double(), mean, var, eps, gamma, beta)
+    weight, bias = (value.detach().to(weight.dtype) for value in folded)
     if not (weight.isfinite().all() and bias.isfinite().all()):
         raise InputError(
             f"{conv}.weight: with its BatchNorm worked in, values are beyond the range of {weight.dtype}; "

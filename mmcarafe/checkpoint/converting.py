@@ -16,7 +16,7 @@ from mmcarafe.checkpoint.batch_norm import fold
 from mmcarafe.checkpoint.layouts import (
     COMPRESSOR,
     ENCODER,
-    RETRAIN,
+    RETRAINING,
     Module,
     check_operator,
     counterparts,
@@ -25,7 +25,7 @@ from mmcarafe.checkpoint.layouts import (
     nothing_found,
     place_norms,
 )
-from mmcarafe.checkpoint.writing import PARTIAL, WholeFileBackend
+from mmcarafe.checkpoint.writing import PARTIAL_SUFFIX, WholeFileBackend
 from mmcarafe.errors import CheckpointWriteError, InputError
 
 ACTIVATION_HELP = (
@@ -39,18 +39,18 @@ FORWARD = (
 
 
 def convert_module(state: dict[str, Tensor], module: Module, activation: str | None, eps: float) -> str:
-    """Rename one module's entries in place; what was done, in words."""
+    """Rename one module's entries in place; return what was done, in words."""
     if is_ours(state, module):
         return f"{module}: named as here already"
-    module = place_norms(state, module)
-    known = check_operator(state, module)
+    norms = place_norms(state, module)
+    known = check_operator(state, module, norms)
     check_activation(str(module), activation or known)
     entries, words = {}, []
-    for ours, part in zip((COMPRESSOR, ENCODER), module.parts, strict=True):
-        values = fold(state, part.conv, part.norm, eps)
+    for ours, (_, _, conv) in zip((COMPRESSOR, ENCODER), module.parts, strict=True):
+        values = fold(state, conv, norm := norms.get(conv), eps)
         entries |= zip((f"{module.prefix}{ours}.weight", f"{module.prefix}{ours}.bias"), values, strict=True)
-        norm = f" with {part.norm.removeprefix(module.prefix)} worked in" if part.norm else ""
-        words.append(f"{part.conv.removeprefix(module.prefix)} -> {ours}{norm}")
+        worked_in = f" with {norm.removeprefix(module.prefix)} worked in" if norm else ""
+        words.append(f"{conv.removeprefix(module.prefix)} -> {ours}{worked_in}")
     for key in module.keys(state):
         del state[key]
     state |= entries
@@ -64,12 +64,12 @@ def check_activation(name: str, activation: str | None) -> None:
     if activation in ("compressor", "encoder"):
         raise InputError(
             f"{name}: an activation behind the {activation} alone cannot be worked into a convolution, and "
-            f"this layer has one behind both (act_cfg) or none; {RETRAIN}"
+            f"this layer has one behind both (act_cfg) or none; {RETRAINING}"
         )
 
 
 def convert(state: dict[str, Tensor], activation: str | None = None, eps: float = 1e-5) -> list[str]:
-    """Rename in place every CARAFE module of a state dict; a line for each.
+    """Rename in place every CARAFE module of a state dict; return a line for each.
 
     Args:
         state (dict[str, Tensor]): parameters and buffers by name; other entries stay as they are.
@@ -93,7 +93,7 @@ def convert(state: dict[str, Tensor], activation: str | None = None, eps: float 
 
 def check_target(target: str) -> None:
     """Raise InputError where the file cannot be written, or only over something that exists."""
-    for path in (target, f"{target}{PARTIAL}"):  # the second is its name until it is whole
+    for path in (target, f"{target}{PARTIAL_SUFFIX}"):  # the second is its name until it is whole
         if os.path.lexists(path):
             raise InputError(f"{path} exists; choose another name, nothing is overwritten")
     if not Path(target).parent.is_dir():

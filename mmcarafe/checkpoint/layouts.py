@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which modules of a state dict are CARAFE's, and which of their entries is what."""
+"""Find the CARAFE modules of a state dict, and what each of their entries is."""
 
 import re
 from difflib import get_close_matches
@@ -26,7 +26,7 @@ CONVOLUTION = re.compile(
 )
 STATISTICS = {"running_mean", "running_var"}
 NORM = STATISTICS | {"weight", "bias", "num_batches_tracked"}
-RETRAIN = "train again, starting without these weights"
+RETRAINING = "train again, starting without these weights"
 
 # what public copies of one module do and CARAFE does not, by the name of the encoder's convolution and by
 # whether a BatchNorm stands behind the compressor and the encoder
@@ -46,7 +46,6 @@ class Part(NamedTuple):
     name: str
     path: str  # of the convolution, or of what it is wrapped in
     conv: str
-    norm: str = ""  # path of the BatchNorm behind it
 
 
 class Module(NamedTuple):
@@ -120,63 +119,61 @@ def is_ours(state: dict[str, Tensor], module: Module) -> bool:
     return names <= set(keys) and all(key in names or key.startswith(posts) for key in keys)
 
 
-def place_norms(state: dict[str, Tensor], module: Module) -> Module:
-    """Find out behind which convolution each BatchNorm stands.
+def place_norms(state: dict[str, Tensor], module: Module) -> dict[str, str]:
+    """Find out behind which convolution each BatchNorm stands: its path, by that of the convolution.
 
     Raises:
         InputError: values are not those of such layers, or an entry of the module has no known place.
     """
     check_convolutions(state, module)
-    convs = [part.conv for part in module.parts]
-    layers: dict[str, list[str]] = {}
+    norms, layers, convs = {}, {}, [part.conv for part in module.parts]
     for key in module.keys(state):
         layer, _, name = key.rpartition(".")
         if layer not in convs or name not in ("weight", "bias"):
             layers.setdefault(layer, []).append(key)
     for layer, keys in layers.items():
         is_norm = STATISTICS <= {key.rpartition(".")[2] for key in keys} <= NORM
-        which = _stands_behind(state, module, layer) if is_norm else ""
-        if not which or getattr(module, which).norm:
+        conv = _stands_behind(state, module, layer) if is_norm else None
+        if conv is None or conv in norms:
             raise InputError(
                 f"{keys[0]} belongs to a layer that cannot be worked into CARAFE's convolutions "
-                f"(only a BatchNorm with running statistics behind one of them can); {RETRAIN}"
+                f"(only a BatchNorm with running statistics behind one of them can); {RETRAINING}"
             )
-        part = getattr(module, which)
-        check_norm(state, part.conv, layer)
-        module = module._replace(**{which: part._replace(norm=layer)})
-    return module
+        check_norm(state, conv, layer)
+        norms[conv] = layer
+    return norms
 
 
-def _stands_behind(state: dict[str, Tensor], module: Module, layer: str) -> str:
-    """Tell the part that a BatchNorm stands behind: the one it is wrapped with, or has the channels of."""
+def _stands_behind(state: dict[str, Tensor], module: Module, layer: str) -> str | None:
+    """Return the convolution that a BatchNorm stands behind: wrapped with it, or the one of its channels."""
     parent = layer.rpartition(".")[0]
-    for which in ("compressor", "encoder"):
-        if parent == getattr(module, which).path:
-            return which
+    for part in module.parts:
+        if parent == part.path:
+            return part.conv
     if parent != module.prefix.rstrip("."):
-        return ""
+        return None
     channels = state[f"{layer}.running_mean"].numel()
     first, second = (state[f"{part.conv}.weight"] for part in module.parts)
     sizes = {"compressor": len(first), "encoder": len(second), "feature map": first.shape[1]}
-    possible = [which for which, size in sizes.items() if size == channels]
+    possible = [place for place, size in sizes.items() if size == channels]
     if possible in (["compressor"], ["encoder"]):
-        return possible[0]
+        return getattr(module, possible[0]).conv
     if possible == ["feature map"]:
         raise InputError(
             f"{layer}: with the {channels} channels of the feature map it stands in front of the compressor "
-            f"or behind the reassembly, where it cannot be worked into a convolution; {RETRAIN}"
+            f"or behind the reassembly, where it cannot be worked into a convolution; {RETRAINING}"
         )
     if possible:
         raise InputError(
             f"{layer}: the keys do not tell where it stands, {' and '.join(possible)} have {channels} "
             f"channels each; look at the source's forward and rename its entries to "
             f"{module.compressor.path}.bn.* or {module.encoder.path}.bn.*, or, where it stands behind "
-            f"neither, {RETRAIN}"
+            f"neither, {RETRAINING}"
         )
-    expected = ", ".join(f"{which} {size}" for which, size in sizes.items())
+    expected = ", ".join(f"{place} {size}" for place, size in sizes.items())
     raise InputError(
         f"{layer}: expected a BatchNorm for the channels of one place in the module ({expected}), got one "
-        f"for {channels}; {RETRAIN}"
+        f"for {channels}; {RETRAINING}"
     )
 
 
@@ -198,7 +195,7 @@ def check_convolutions(state: dict[str, Tensor], module: Module) -> None:
         )
 
 
-def check_operator(state: dict[str, Tensor], module: Module) -> str | None:
+def check_operator(state: dict[str, Tensor], module: Module, norms: dict[str, str]) -> str | None:
     """Tell which activations a module has where its entries do, None where they do not.
 
     Raises:
@@ -207,17 +204,17 @@ def check_operator(state: dict[str, Tensor], module: Module) -> str | None:
     if module.encoder.name != CONTEXT_ENCODER:
         return None
     name = module.encoder.conv.removeprefix(f"{module.encoder.path}.")
-    norms = bool(module.compressor.norm), bool(module.encoder.norm)
+    behind = tuple(part.conv in norms for part in module.parts)
     biased = any(f"{part.conv}.bias" in state for part in module.parts)
-    if name == "encoder_conv" and norms == (True, False) and not biased:
+    if name == "encoder_conv" and behind == (True, False) and not biased:
         return "none"
-    if differs := COPIES.get((name, *norms)):
+    if differs := COPIES.get((name, *behind)):
         raise InputError(
-            f"{module}: a copy of {COPY} {'with' if all(norms) else 'without'} BatchNorm has {differs}, so "
-            f"it is another operator than CARAFE; {RETRAIN}"
+            f"{module}: a copy of {COPY} {'with' if all(behind) else 'without'} BatchNorm has {differs}, so "
+            f"it is another operator than CARAFE; {RETRAINING}"
         )
     entries = ", ".join(key.removeprefix(module.prefix) for key in module.keys(state))
     raise InputError(
         f"{module}: no known copy of {COPY} holds {entries}; the one that is CARAFE has a BatchNorm behind "
-        f"its compressor_conv alone and no bias; {RETRAIN}"
+        f"its compressor_conv alone and no bias; {RETRAINING}"
     )

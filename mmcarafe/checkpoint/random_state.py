@@ -8,7 +8,7 @@ import torch
 
 
 def random_state() -> dict:
-    """The state of Python's, numpy's and torch's generators, of types that ``weights_only`` mode reads."""
+    """Return the state of Python's, numpy's and torch's generators, of types that can be read as data."""
     name, keys, *rest = np.random.get_state()
     state = dict(python=random.getstate(), numpy=(name, keys.tolist(), *rest), torch=torch.get_rng_state())
     if torch.cuda.is_available():

@@ -1,43 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads checkpoints without running code: torch's ``weights_only`` mode, with exactly mmengine's types."""
+"""Read checkpoints without running code: torch's ``weights_only`` mode, with exactly mmengine's types."""
 
 import mmap
 import re
-import struct
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from mmengine.logging.history_buffer import HistoryBuffer
-from torch import Tensor, nn
 
-from mmcarafe.checkpoint.allow_list import RefusedError, word
+from mmcarafe.checkpoint.allow_list import TRUST_ADVICE, RefusedError
+from mmcarafe.checkpoint.rebuilding import rebuild
 from mmcarafe.errors import CheckpointError
 
 # how torch.save starts a file: as a zip archive, and before torch 1.6 with a pickled number
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-DAMAGED = "fetch it again or use an earlier one"
-# what zipfile raises where bytes are missing or wrong
-_DAMAGES = (
-    zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError, OverflowError,
-    struct.error,
-)  # fmt: skip
-UNTRUSTED = (
-    "if you trust where it comes from, load it yourself with torch.load(..., weights_only=False) and save "
-    "its state_dict with torch.save"
-)
-ONLY_DATA = f"only data is read from checkpoints; {UNTRUSTED}"
+DAMAGE_ADVICE = "fetch it again or use an earlier one"
 
 
 def read_checkpoint(path: str | Path) -> Any:
-    """What ``torch.save`` wrote to a local file, on the CPU; nothing in the file is run.
+    """Return what ``torch.save`` wrote to a local file, on the CPU; nothing in the file is run.
 
     Beyond ``torch.load(path, weights_only=True)`` this compares the checksums of a zip archive, which torch
     does not, and refuses archives that are compressed or declare more than the file holds, the tar format of
-    torch 0.1, which torch before 2.6 could be made to run code with, and objects with methods of the file's.
+    torch 0.1, which torch before 2.6 could be made to run code with, and whatever cannot be rebuilt from
+    plain types.
 
     Args:
         path (str | Path): the file.
@@ -59,46 +47,19 @@ def read_checkpoint(path: str | Path) -> Any:
     """
     with open(path, "rb") as file:
         start = file.read(len(LEGACY))
-    if start.startswith(ZIP):
-        _check_archive(path)
-    elif start != LEGACY and Path(path).suffix != ".safetensors":
-        raise CheckpointError(f"it does not start as a file of torch.save does; {DAMAGED}")
-    if start.startswith((ZIP, LEGACY)):
-        _check_allocations(path)
+    zipped = start.startswith(ZIP)
+    if not zipped and start != LEGACY and Path(path).suffix != ".safetensors":
+        raise CheckpointError(f"it does not start as a file of torch.save does; {DAMAGE_ADVICE}")
     try:
+        if zipped:
+            _check_archive(path)
+        _check_allocations(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a hostile or damaged pickle provokes is open-ended
-        raise CheckpointError(_explain(error)) from error
-    check_content(content)
-    return content
-
-
-def check_content(content: object) -> None:
-    """Raise CheckpointError unless what was loaded is data: no functions, no attributes of a file's choice.
-
-    torch restores attributes of tensors and ordered dicts, which can hide their methods: ``isfinite`` or
-    ``items`` would then say what the file wants.
-    """
-    seen, todo = set(), [content]
-    while todo:
-        value = todo.pop()
-        if id(value) in seen or type(value) is HistoryBuffer:
-            continue
-        seen.add(id(value))
-        attributes = dict(getattr(value, "__dict__", {}))
-        if type(value) is OrderedDict:
-            metadata = attributes.pop("_metadata", None)
-            if metadata is not None and not isinstance(metadata, dict):
-                raise CheckpointError(f"its _metadata is {word(metadata)}, not a dict; {ONLY_DATA}")
-            todo.append(metadata)
-        if attributes or callable(value):
-            raise CheckpointError(f"it sets attributes or functions of {word(value)}; {ONLY_DATA}")
-        if isinstance(value, Tensor) and type(value) not in (Tensor, nn.Parameter):
-            raise CheckpointError(f"it holds {word(value)}, not a plain tensor; {ONLY_DATA}")
-        if isinstance(value, dict):
-            todo += [*dict.keys(value), *dict.values(value)]
-        elif isinstance(value, (list, tuple, set)):
-            todo += value
+    except CheckpointError:
+        raise
+    except Exception as error:  # what a hostile or damaged file provokes is open-ended
+        raise _explained(error) from error
+    return rebuild(content)
 
 
 def _check_allocations(path: str | Path) -> None:
@@ -106,39 +67,33 @@ def _check_allocations(path: str | Path) -> None:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for module in (b"builtins", b"__builtin__"):
             if data.find(b"c" + module + b"\nbytearray\n") >= 0:
-                raise CheckpointError(f"it asks for builtins.bytearray; {ONLY_DATA}")
+                raise RefusedError("it asks for builtins.bytearray")
 
 
 def _check_archive(path: str | Path) -> None:
     """Raise CheckpointError unless a zip archive is whole and as plain as torch.save makes it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if any(entry.filename.endswith("/constants.pkl") for entry in entries):
-                raise CheckpointError(f"it is a TorchScript program; {ONLY_DATA}")
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise CheckpointError(f"it is compressed, which torch.save does not do; {UNTRUSTED}")
-            size, declared = Path(path).stat().st_size, sum(entry.file_size for entry in entries)
-            if declared > size:
-                raise CheckpointError(f"its {size} bytes declare {declared} bytes of data; {DAMAGED}")
-            damaged = archive.testzip()
-    except CheckpointError:
-        raise
-    except _DAMAGES as error:
-        raise CheckpointError(f"it is cut off or damaged ({error}); {DAMAGED}") from error
-    if damaged:
-        raise CheckpointError(f"it is damaged, the checksum of {damaged} is wrong; {DAMAGED}")
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+            raise RefusedError("it is a TorchScript program")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise CheckpointError(f"it is compressed, which torch.save does not do; {TRUST_ADVICE}")
+        size, declared = Path(path).stat().st_size, sum(entry.file_size for entry in entries)
+        if declared > size:
+            raise CheckpointError(f"its {size} bytes declare {declared} bytes of data; {DAMAGE_ADVICE}")
+        if damaged := archive.testzip():
+            raise CheckpointError(f"it is damaged, the checksum of {damaged} is wrong; {DAMAGE_ADVICE}")
 
 
-def _explain(error: Exception) -> str:
-    """The reason in torch's message, which is many lines long, and the remedy."""
+def _explained(error: Exception) -> CheckpointError:
+    """Return the reason in a message, of which torch's are many lines long, and the remedy."""
     text = str(error)
     if found := re.search(r"GLOBAL (\S+)", text):
         # some versions of torch name the module of exec, others do not
-        return f"it asks for {found[1].removeprefix('builtins.')}; {ONLY_DATA}"
+        return RefusedError(f"it asks for {found[1].removeprefix('builtins.')}")
     # torch puts its advice before and behind the error, with empty lines between
     text = text.split("WeightsUnpickler error: ")[-1].split("DefaultCPUAllocator: ")[-1]
     reason = text.strip().split("\n")[0] or type(error).__name__
-    if isinstance(error, (RefusedError, UnpicklingError)):
-        return f"{reason}; {ONLY_DATA}"
-    return f"it is cut off or damaged ({reason}); {DAMAGED}"
+    if isinstance(error, UnpicklingError):
+        return RefusedError(reason)
+    return CheckpointError(f"it is cut off or damaged ({reason}); {DAMAGE_ADVICE}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which checkpoint a training goes on from, and whether all of it can be gone on from."""
+"""Choose the checkpoint that a training goes on from, and see that all of it can be gone on from."""
 
 import re
 from pathlib import Path
@@ -9,19 +9,19 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmcarafe.checkpoint.random_state import check_random_state
-from mmcarafe.checkpoint.schedule import MISFITS, check_schedule
+from mmcarafe.checkpoint.schedule import LOADING_ERRORS, check_schedule
 from mmcarafe.checkpoint.state_dict import check_state, is_state_dict, read_state_dict
 from mmcarafe.errors import InputError
 
 
 def checkpoint_folder(cfg: Config) -> Path:
-    """Where mmengine's CheckpointHook writes: the work directory, or one of its name in ``out_dir``."""
+    """Return where mmengine's hook writes: the work directory, or a folder of its name in ``out_dir``."""
     out_dir = (cfg.get("default_hooks") or {}).get("checkpoint", {}).get("out_dir")
     return Path(out_dir) / Path(cfg.work_dir).name if out_dir else Path(cfg.work_dir)
 
 
 def written_checkpoints(work_dir: Path, folder: Path) -> list[Path]:
-    """The checkpoints of a work directory's last run, newest first; ``folder`` is where it wrote them.
+    """List the checkpoints of a work directory's last run, newest first; ``folder`` is where it wrote them.
 
     mmengine writes the name of the newest one to ``last_checkpoint``. Files with higher numbers were left by
     an earlier run, unless they are younger than that note: then the run was killed before it could write it.
@@ -47,8 +47,8 @@ def written_checkpoints(work_dir: Path, folder: Path) -> list[Path]:
     return sorted(last_run, key=lambda path: steps[path][1], reverse=True)
 
 
-def check_training_state(path: str) -> None:
-    """Raise InputError unless a file holds all that training goes on from."""
+def read_training_state(path: str) -> dict:
+    """Read a checkpoint; InputError unless it holds all that training goes on from."""
     checkpoint, state = read_state_dict(path)
     parts = ("meta", "message_hub", "optimizer")
     missing = [part for part in parts if not isinstance(checkpoint.get(part), dict)]
@@ -68,37 +68,42 @@ def check_training_state(path: str) -> None:
     if "mmcarafe" in meta:
         try:
             check_random_state(meta["mmcarafe"])
-        except MISFITS as error:
+        except LOADING_ERRORS as error:
             raise InputError(
                 f"checkpoint {path} cannot be resumed from: its meta.mmcarafe is no random state"
             ) from error
+    return checkpoint
 
 
-def checkpoint_to_resume(cfg: Config) -> tuple[str | None, list[str]]:
-    """The checkpoint given, or the newest one that is whole; and what is wrong with each that is newer."""
+def checkpoint_to_resume(cfg: Config) -> tuple[str | None, dict | None, list[str]]:
+    """Read the checkpoint given, or the newest one that is whole.
+
+    Returns:
+        Its path, what it holds, and what is wrong with each newer one; None, None and nothing where the work
+        directory has none.
+
+    Raises:
+        InputError: the checkpoint given, or each in the work directory, cannot be resumed from.
+    """
     if cfg.get("load_from"):
-        check_training_state(cfg.load_from)
-        return cfg.load_from, []
+        return cfg.load_from, read_training_state(cfg.load_from), []
     refused = []
     for path in map(str, written_checkpoints(Path(cfg.work_dir), checkpoint_folder(cfg))):
         try:
-            check_training_state(path)
+            return path, read_training_state(path), refused
         except InputError as error:
             refused.append(str(error))
-        else:
-            return path, refused
     if refused:
         raise InputError(
             f"none of the {len(refused)} checkpoints in {cfg.work_dir} can be resumed from; the newest: "
             f"{refused[0]}"
         )
-    return None, []
+    return None, None, []
 
 
-def check_fit(runner: Runner, path: str) -> None:
+def check_fit(runner: Runner, path: str, checkpoint: dict) -> None:
     """Raise InputError unless a checkpoint's state is of the run's model, optimizer and schedule."""
-    checkpoint, state = read_state_dict(path)
-    check_state(runner.model, path, state)
+    check_state(runner.model, path, checkpoint["state_dict"])
     if "ema_state_dict" in checkpoint:
         averaged = checkpoint["ema_state_dict"]
         if not is_state_dict(averaged):
@@ -114,19 +119,3 @@ def check_fit(runner: Runner, path: str) -> None:
     done = checkpoint["meta"]["epoch" if epochs else "iter"]
     if done >= planned:
         runner.logger.warning(f"nothing is left to train: {path} was written at {done}, {name} is {planned}")
-
-
-def say_what_does_not_fit(runner: Runner, path: str) -> None:
-    """Let what mmengine raises while it resumes end in a sentence."""
-    resume = runner.load_or_resume
-
-    def load_or_resume() -> None:
-        try:
-            resume()
-        except MISFITS as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise InputError(
-                f"checkpoint {path} cannot be resumed from ({reason}); use an earlier one"
-            ) from error
-
-    runner.load_or_resume = load_or_resume

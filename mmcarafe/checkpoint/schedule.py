@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 from mmcarafe.errors import InputError
 
 # what mmengine raises where the parts of a state do not fit together
-MISFITS = (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError)
+LOADING_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError)
 
 # parts of an optimizer's state that torch's optimizers keep for each element of a parameter
-ELEMENTWISE = {
+ELEMENTWISE_STATE = {
     "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "sum", "square_avg", "grad_avg",
     "acc_delta",
 }  # fmt: skip
@@ -65,7 +65,7 @@ def check_schedule(runner: Runner, path: str, checkpoint: dict, wrapper: OptimWr
 
 
 def moving(schedulers: list[_ParamScheduler]) -> set[str]:
-    """The options of an optimizer that schedulers change."""
+    """Name the options of an optimizer that schedulers change."""
     names = {scheduler.param_name for scheduler in schedulers}
     return names | {"betas"} if "momentum" in names else names  # to mmengine, Adam's first beta is a momentum
 
@@ -99,7 +99,7 @@ def _rests(scheduler: _ParamScheduler, first: int, last: int) -> bool:
 
 
 def differences(ours: dict, theirs: dict, ignored: set[str]) -> dict[str, str]:
-    """By name, in words which of our settings are others in theirs; what is absent is as good as None."""
+    """Say by name which of our settings are others in theirs; what is absent is as good as None."""
     return {
         name: f"{name.removeprefix('initial_')} {_shown(theirs.get(name))} (config: {_shown(value)})"
         for name, value in ours.items()
@@ -123,8 +123,8 @@ def _shown(value: object) -> str:
 def load_optimizer(path: str, saved: dict, ours: OptimWrapper) -> None:
     """Load an optimizer's state; InputError unless it is of the config's kind, groups and parameters."""
     try:
-        ours.load_state_dict(saved)
-    except MISFITS as error:
+        ours.load_state_dict(dict(saved))  # which mmengine takes entries out of
+    except LOADING_ERRORS as error:
         problem = [str(error)]
     else:
         problem = list(_misfits(ours.optimizer))
@@ -137,7 +137,7 @@ def load_optimizer(path: str, saved: dict, ours: OptimWrapper) -> None:
 
 
 def _misfits(optimizer: Optimizer) -> Iterator[str]:
-    """What an optimizer that has loaded its state cannot compute with; fused kernels trust every size."""
+    """Yield what an optimizer cannot compute with in its loaded state; fused kernels trust every size."""
     for group in optimizer.param_groups:
         yield from (name for name in optimizer.defaults if name not in group)
         if type(group.get("lr")) not in (int, float):
@@ -147,10 +147,10 @@ def _misfits(optimizer: Optimizer) -> Iterator[str]:
             yield f"the state of a parameter is a {type(state).__name__}"
             continue
         for name, value in state.items():
-            shape = parameter.shape if name in ELEMENTWISE else torch.Size()
+            shape = parameter.shape if name in ELEMENTWISE_STATE else torch.Size()
             if value is None:  # no momentum
                 continue
-            if name in {*ELEMENTWISE, "step"} and getattr(value, "shape", torch.Size()) != shape:
+            if name in {*ELEMENTWISE_STATE, "step"} and getattr(value, "shape", torch.Size()) != shape:
                 yield f"{name} is not of its parameter's size"
             if isinstance(value, Tensor) and not value.isfinite().all():
                 yield f"{name} is not finite"

@@ -1,22 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights that a tool is given: read as data only, and compared with the model before they are used.
+"""Read the weights that a tool is given as data only, and compare them with the model before they are used.
 
 Importing this module puts :func:`load_from_local` in the place of mmengine's function of that name.
 """
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
-import torch
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint
-from torch import Tensor, nn
+from torch import Tensor, nn, strided
 
-from mmcarafe.checkpoint.reading import DAMAGED, check_content, read_checkpoint
+from mmcarafe.checkpoint.reading import DAMAGE_ADVICE, read_checkpoint
+from mmcarafe.checkpoint.rebuilding import rebuild
 from mmcarafe.errors import CheckpointError, InputError
+
+_ALREADY_READ: dict[str, object] = {}
+
+
+@contextmanager
+def already_read(path: str, content: object) -> Iterator[None]:
+    """Give mmengine this content, while active, where it reads the file for the first time."""
+    _ALREADY_READ[path] = content
+    try:
+        yield
+    finally:
+        _ALREADY_READ.clear()
 
 
 @CheckpointLoader.register_scheme(prefixes="", force=True)
@@ -27,6 +40,8 @@ def load_from_local(filename: str, map_location: object = None) -> object:
     reader looks for the weights in its own place, so none is asked for. The tensors are on the CPU, wherever
     ``map_location`` wants them: readers copy them into the model.
     """
+    if (content := _ALREADY_READ.pop(filename, None)) is not None:
+        return content
     content = read_local(filename)
     # every reader takes the state_dict where there is one, and does not look at what is beside it
     check_finite(filename, content.get("state_dict", content) if isinstance(content, dict) else content)
@@ -34,37 +49,36 @@ def load_from_local(filename: str, map_location: object = None) -> object:
 
 
 def read_local(path: str) -> object:
-    """What a local file holds, as data only; InputError where it is none."""
+    """Return what a local file holds, as data only; InputError where it is none."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise InputError(f"checkpoint {path} {'is no regular file' if file.exists() else 'does not exist'}")
     try:
         content = read_checkpoint(file)
-    except (CheckpointError, UnpicklingError, OSError) as error:
+    except (CheckpointError, OSError) as error:
         raise InputError(f"checkpoint {path} cannot be read as weights: {error}") from error
     storages = [value.untyped_storage() for _, value in tensors_in(content) if is_plain(value)]
     declared = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
     if declared > file.stat().st_size:
         raise InputError(
-            f"checkpoint {path} declares {declared} bytes of parameters, more than the file holds; {DAMAGED}"
+            f"checkpoint {path} declares {declared} bytes of parameters, more than the file holds; "
+            f"{DAMAGE_ADVICE}"
         )
     return content
 
 
 def fetch_checkpoint(url: str) -> object:
-    """What a URL or a scheme of mmengine's names, as data only; InputError where it cannot be had."""
+    """Return what a URL or a scheme of mmengine's names, as data only; InputError where it cannot be had."""
     try:
-        checkpoint = _load_checkpoint(url, map_location="cpu")
-        check_content(checkpoint)
+        return rebuild(_load_checkpoint(url, map_location="cpu"))
     except (CheckpointError, UnpicklingError) as error:
         raise InputError(f"checkpoint {url} cannot be read as weights: {error}") from error
     except (OSError, KeyError, ImportError, ValueError) as error:  # each of mmengine's loaders has its own
         raise InputError(f"checkpoint {url} cannot be fetched ({type(error).__name__}: {error})") from error
-    return checkpoint
 
 
 def read_state_dict(path: str) -> tuple[dict, dict[str, Tensor]]:
-    """A checkpoint, and the state dict that mmengine finds in it; InputError where there is none."""
+    """Return a checkpoint and the state dict that mmengine finds in it; InputError where there is none."""
     local = CheckpointLoader._get_checkpoint_loader(path) is load_from_local
     checkpoint = read_local(path) if local else fetch_checkpoint(path)
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
@@ -74,24 +88,19 @@ def read_state_dict(path: str) -> tuple[dict, dict[str, Tensor]]:
 
 
 def tensors_in(content: object) -> Iterator[tuple[str, Tensor]]:
-    """The tensors at any depth of dicts and lists, each with the keys that lead to it."""
-    seen, todo = set(), [iter([("", content)])]
-    while todo:
-        name, value = next(todo[-1], ("", todo))
-        if value is todo:
-            todo.pop()
-        elif id(value) not in seen:
-            seen.add(id(value))
-            if isinstance(value, Tensor):
-                yield name.removeprefix("."), value
-            elif isinstance(value, (dict, list, tuple)):
-                todo.append(_entries(name, value))
-
-
-def _entries(name: str, value: dict | list | tuple) -> Iterator[tuple[str, object]]:
-    # a key may be anything, and as deep as the file is long
-    for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-        yield f"{name}.{key if isinstance(key, str) else '*'}"[-200:], part
+    """Yield the tensors at any depth of dicts and lists once, with the nearest string that leads to each."""
+    seen, waiting = set(), deque([("", content)])
+    while waiting:
+        name, value = waiting.popleft()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, dict):
+            waiting += ((key if isinstance(key, str) else name, part) for key, part in value.items())
+        elif isinstance(value, (list, tuple)):
+            waiting += ((name, part) for part in value)
 
 
 def check_finite(path: str, content: object) -> None:
@@ -99,13 +108,13 @@ def check_finite(path: str, content: object) -> None:
     broken = [name for name, value in tensors_in(content) if is_plain(value) and not is_finite(value)]
     if broken:
         raise InputError(
-            f"checkpoint {path} holds NaN or infinity in {len(broken)} parameters (first: {broken[0]!r}): "
-            "the training diverged or the file is damaged; use an earlier checkpoint"
+            f"checkpoint {path} holds NaN or infinity in {len(broken)} parameters (first: "
+            f"{broken[0][:200]!r}): the training diverged or the file is damaged; use an earlier checkpoint"
         )
 
 
 def is_finite(value: Tensor) -> bool:
-    """Whether all numbers are finite, or the -infinity and zeros of an additive attention mask."""
+    """Tell whether all numbers are finite, or the -infinity and zeros of an additive attention mask."""
     # isfinite has no kernel for numbers of 8 bits
     value = value.float() if value.itemsize == 1 else value
     if value.isfinite().all():
@@ -114,15 +123,15 @@ def is_finite(value: Tensor) -> bool:
 
 
 def is_state_dict(state: object) -> bool:
-    """Whether something is a dict of parameters by name."""
+    """Tell whether something is a dict of parameters by name."""
     return isinstance(state, dict) and all(isinstance(k, str) and is_plain(v) for k, v in state.items())
 
 
 def is_plain(value: object) -> bool:
-    """A dense tensor on the CPU that is no larger than its data, as all that mmengine saves of a model."""
+    """Tell whether this is a dense tensor on the CPU that is no larger than its data."""
     if not isinstance(value, Tensor) or value.is_nested or value.is_quantized:
         return False
-    dense = value.layout is torch.strided and value.device.type == "cpu"
+    dense = value.layout is strided and value.device.type == "cpu"
     return dense and value.nbytes <= value.untyped_storage().nbytes()
 
 
@@ -166,14 +175,14 @@ def _kind(value: Tensor) -> tuple[bool, bool]:
 
 
 def without_wrapper(state: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """A state dict under the names that mmengine gives one which was saved in a wrapper for distribution."""
+    """Return a state dict without what a wrapper for distribution puts in front of its names."""
     bare = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
     bare._metadata = getattr(state, "_metadata", None)
     return bare
 
 
 def load_state(model: nn.Module, theirs: dict[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
-    """Load a state dict as mmengine will; what is missing, unknown, or does not fit and stays as it was.
+    """Load a state dict as mmengine will; return what is missing, unknown, or does not fit.
 
     mmengine only writes this to the log. Comparing names would not do: modules rename what they are given,
     as mmdet's detectors do with the heads and the weights of one another.
@@ -193,19 +202,19 @@ def load_state(model: nn.Module, theirs: dict[str, Tensor]) -> tuple[list[str], 
     return missing, found[-1].unexpected_keys, misfits
 
 
-def check_some_match(model: nn.Module, path: str) -> None:
-    """Raise InputError where none of a checkpoint's weights is the model's."""
-    model, state = unwrap(model), read_state_dict(path)[1]
+def check_some_match(model: nn.Module, path: str, theirs: dict[str, Tensor]) -> None:
+    """Raise InputError where none of a state dict's parameters is the model's."""
+    model = unwrap(model)
     ours = {key for key in model.state_dict() if "num_batches_tracked" not in key}
-    if ours.issubset(load_state(model, without_wrapper(state))[0]):
+    if ours.issubset(load_state(model, without_wrapper(theirs))[0]):
         raise InputError(
             f"checkpoint {path} holds no parameter of the config's model (its first: "
-            f"{next(iter(state), None)!r}): the training would start from random weights"
+            f"{next(iter(theirs), None)!r}): the training would start from random weights"
         )
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The detector inside wrappers for distribution and for test-time augmentation."""
+    """Return the detector inside wrappers for distribution and for test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model

@@ -9,7 +9,7 @@ from mmengine.fileio import LocalBackend, register_backend
 
 from mmcarafe.errors import CheckpointWriteError
 
-PARTIAL = ".partial"
+PARTIAL_SUFFIX = ".partial"
 
 
 @register_backend("mmcarafe_local")
@@ -29,7 +29,7 @@ class WholeFileBackend(LocalBackend):
         """
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + PARTIAL)
+        unfinished = path.with_name(path.name + PARTIAL_SUFFIX)
         try:
             with open(unfinished, "wb") as file:
                 file.write(obj)

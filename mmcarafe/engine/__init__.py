@@ -2,21 +2,11 @@
 """How a training runs: hooks and the optimizer wrapper; importing them registers them with mmdet."""
 
 from .amp_optim_wrapper import AmpOptimWrapper
-from .hooks import (
-    CARAFEVisualizationHook,
-    CheckpointHook,
-    DistinctVisualizationHook,
-    DistSamplerSeedHook,
-    LoggerHook,
-    NumClassCheckHook,
-)
+from .hooks.checkpoint_hook import CheckpointHook
+from .hooks.distinct_visualization_hook import DistinctVisualizationHook
+from .hooks.kernel_visualization_hook import CARAFEVisualizationHook
+from .hooks.logger_hook import LoggerHook
+from .hooks.num_class_check_hook import NumClassCheckHook
+from .hooks.sampler_seed_hook import DistSamplerSeedHook
 
-__all__ = [
-    "AmpOptimWrapper",
-    "CARAFEVisualizationHook",
-    "CheckpointHook",
-    "DistSamplerSeedHook",
-    "DistinctVisualizationHook",
-    "LoggerHook",
-    "NumClassCheckHook",
-]
+__all__ = [name for name, value in vars().items() if isinstance(value, type)]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 # mmcv's operators have no bfloat16 kernels, and bfloat16 numbers above 256 are whole pixels apart: methods
 # that call them, or compute with boxes, do it in float32
-IN_FLOAT32 = (
+FLOAT32_METHODS = (
     (SingleRoIExtractor, "forward"),
     (GenericRoIExtractor, "forward"),
     (BaseDenseHead, "predict_by_feat"),  # an RPN's proposals and their NMS
@@ -79,7 +79,7 @@ class AmpOptimWrapper(optim.AmpOptimWrapper):
         self._scale_update_param = None
 
     def state_dict(self) -> dict:
-        """The optimizer's state, and that of the loss scaler where there is one."""
+        """Return the optimizer's state, and that of the loss scaler where there is one."""
         state = super().state_dict()
         if self.on_cpu:  # an empty state, which a GPU's loss scaler would not load
             del state["loss_scaler"]
@@ -96,12 +96,12 @@ class AmpOptimWrapper(optim.AmpOptimWrapper):
 
 
 def keep_in_float32(model: nn.Module) -> None:
-    """Let the modules of a model that :data:`IN_FLOAT32` names compute in float32 under autocast.
+    """Let the modules of a model that :data:`FLOAT32_METHODS` names compute in float32 under autocast.
 
     A subclass's own method is kept, and a copy of the model computes with its own weights.
     """
     for module in model.modules():
-        for owner, name in IN_FLOAT32:
+        for owner, name in FLOAT32_METHODS:
             if isinstance(module, owner):
                 setattr(module, name, MethodType(_in_float32(getattr(type(module), name)), module))
 

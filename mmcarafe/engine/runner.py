@@ -1,21 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mmengine's runner for several processes on CPUs too."""
+"""mmengine's runner, for checkpoints that have been read, and for several processes on CPUs too."""
 
 from datetime import timedelta
 
 import torch
+from mmengine import runner
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+
+from mmcarafe.checkpoint.schedule import LOADING_ERRORS
+from mmcarafe.checkpoint.state_dict import already_read
+from mmcarafe.errors import InputError
 
 # seconds for which processes on CPUs wait for one that is silent: longer than a COCO evaluation, in which all
 # wait for the first; torch's own default is half an hour
 GLOO_TIMEOUT = 600
 
 
-def build_runner(cfg: Config) -> Runner:
-    """mmengine's runner, or the class the config names; several processes work on CPUs too."""
+class Runner(runner.Runner):
+    """mmengine's Runner that reads no checkpoint twice, and says in a sentence what of one does not fit.
+
+    Attributes:
+        checkpoint (dict, optional): what the file that is loaded first holds, where it has been read already;
+            it is let go when it is loaded. Default: None.
+    """
+
+    checkpoint: dict | None = None
+
+    def load_checkpoint(self, filename: str, *args, **kwargs) -> dict:
+        """Load as mmengine does, but what has been read is not read again."""
+        with already_read(filename, self.checkpoint):
+            self.checkpoint = None
+            return super().load_checkpoint(filename, *args, **kwargs)
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """Resume as mmengine does; InputError where parts of the checkpoint do not fit together."""
+        try:
+            super().resume(filename, *args, **kwargs)
+        except LOADING_ERRORS as error:
+            raise InputError(
+                f"checkpoint {filename} cannot be resumed from ({type(error).__name__}: {error}); use an "
+                "earlier one"
+            ) from error
+
+
+def build_runner(cfg: Config) -> runner.Runner:
+    """Build a Runner, or the class that the config names; several processes work on CPUs too."""
     if cfg.launcher == "pytorch" and get_device() == "cpu":
         # mmengine would select a CUDA device for each process
         seconds = cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout", GLOO_TIMEOUT)

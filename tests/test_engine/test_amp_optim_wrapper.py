@@ -15,7 +15,7 @@ from mmengine.logging import MessageHub
 from test_configs import CONFIGS, SEMANTIC
 
 from mmcarafe.engine import amp_optim_wrapper as amp
-from mmcarafe.engine.amp_optim_wrapper import IN_FLOAT32, AmpOptimWrapper
+from mmcarafe.engine.amp_optim_wrapper import FLOAT32_METHODS, AmpOptimWrapper
 
 pytestmark = pytest.mark.skipif(get_device() != "cpu", reason="with a GPU mixed precision is mmengine's")
 SLOW = pytest.mark.slow
@@ -28,8 +28,7 @@ def wrapper(model: torch.nn.Module, **kwargs) -> AmpOptimWrapper:
 
 
 @pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=() if path.stem in USUAL else SLOW, id=path.stem) for path in CONFIGS],
+    "path", [pytest.param(path, marks=() if path.stem in USUAL else SLOW, id=path.stem) for path in CONFIGS]
 )
 def test_every_config_learns_a_step_near_float32(path):
     register_all_modules()
@@ -75,14 +74,14 @@ class Extractor(SingleRoIExtractor):
 
 
 def test_a_models_own_parts_compute_in_float32_and_mmdets_classes_are_as_they_were():
-    before = [getattr(owner, name) for owner, name in IN_FLOAT32]
+    before = [getattr(owner, name) for owner, name in FLOAT32_METHODS]
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), Extractor())
     optimizer = wrapper(model)
     for _ in range(2):
         with optimizer.optim_context(model):
             assert model(torch.ones(1, 2)).dtype == torch.float32
     assert model[1].seen == [torch.float32] * 2
-    assert [getattr(owner, name) for owner, name in IN_FLOAT32] == before
+    assert [getattr(owner, name) for owner, name in FLOAT32_METHODS] == before
 
 
 def test_a_copy_of_a_prepared_model_computes_with_its_own_weights():

@@ -14,11 +14,11 @@ from mmdet.registry import HOOKS
 from mmengine import hooks
 from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmcarafe.checkpoint.random_state import random_state, set_random_state
-from mmcarafe.checkpoint.writing import PARTIAL, WholeFileBackend
+from mmcarafe.checkpoint.state_dict import unwrap
+from mmcarafe.checkpoint.writing import PARTIAL_SUFFIX, WholeFileBackend
 
 
 @HOOKS.register_module()
@@ -42,7 +42,7 @@ class CheckpointHook(hooks.CheckpointHook):
             self._forget_foreign_checkpoints(runner)
         super().before_train(runner)
         if is_main_process() and isinstance(self.file_backend, WholeFileBackend):
-            for unfinished in Path(self.out_dir).glob(f"*.pth{PARTIAL}"):
+            for unfinished in Path(self.out_dir).glob(f"*.pth{PARTIAL_SUFFIX}"):
                 if not unfinished.is_dir():
                     runner.logger.warning(f"removing {unfinished}, which a run was killed while writing")
                     unfinished.unlink()
@@ -146,7 +146,7 @@ class _Resumed:
 
 
 def _resizers(runner: Runner) -> list:
-    """mmdet's batch augmentations that keep a random size over iterations (YOLOX)."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    augments = getattr(getattr(model, "data_preprocessor", None), "batch_augments", None) or []
+    """List mmdet's batch augmentations that keep a random size over iterations (YOLOX)."""
+    preprocessor = getattr(unwrap(runner.model), "data_preprocessor", None)
+    augments = getattr(preprocessor, "batch_augments", None) or []
     return [augment for augment in augments if hasattr(augment, "_input_size")]

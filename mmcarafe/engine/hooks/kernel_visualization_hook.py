@@ -5,11 +5,10 @@ from collections.abc import Sequence
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import nn
 
+from mmcarafe.checkpoint.state_dict import unwrap
 from mmcarafe.layers import CARAFE
 from mmcarafe.visualization import (
     Point,
@@ -28,7 +27,7 @@ from mmcarafe.visualization.view import undisturbed
 
 @HOOKS.register_module()
 class CARAFEVisualizationHook(Hook):
-    """Writes what CARAFE does with one image to the run's visualizer, TensorBoard for instance.
+    """Write what CARAFE does with one image to the run's visualizer, TensorBoard for instance.
 
     For each chain of CARAFE modules it writes the pictures of ``tools/analysis_tools/visualize_kernels.py``
     under the names ``carafe_<part of the model>_<picture>``, after every validation; without validation it
@@ -123,14 +122,9 @@ class CARAFEVisualizationHook(Hook):
         return dataset.get_data_info(self.image)["img_path"]
 
     def _points(self, view: View) -> list[Point]:
-        """Those given, or those chosen the first time; a RoI is never the same twice."""
+        """Return those given, or those chosen the first time; a RoI is never the same twice."""
         if self.given is not None:
             return image_points(view, self.given)
         if view.is_roi:
             return choose_points(view)
         return self.chosen.setdefault(view.name, choose_points(view))
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The detector without a wrapper for distribution, which would wait for the other processes."""
-    return model.module if is_model_wrapper(model) else model

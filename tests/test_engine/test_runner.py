@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runner loads what has been read, once, and says in a sentence what of it does not fit."""
+
+import pytest
+from tiny_run import tiny_runner
+
+from mmcarafe.checkpoint import state_dict
+from mmcarafe.checkpoint.reading import read_checkpoint
+from mmcarafe.errors import InputError
+
+
+@pytest.fixture
+def path(tmp_path) -> str:
+    """A checkpoint of one epoch."""
+    tiny_runner(tmp_path, epochs=1).train()
+    return str(tmp_path / "epoch_1.pth")
+
+
+def test_what_has_been_read_is_loaded_once(path, tmp_path, monkeypatch):
+    runner, checkpoint, reads = tiny_runner(tmp_path), read_checkpoint(path), []
+    monkeypatch.setattr(state_dict, "read_checkpoint", lambda file: reads.append(file) or checkpoint)
+    runner.checkpoint = checkpoint
+    runner.load_checkpoint(path)
+    assert reads == []
+    assert runner.checkpoint is None and not state_dict._ALREADY_READ
+    assert runner.model.line.weight.equal(checkpoint["state_dict"]["line.weight"])
+    runner.load_checkpoint(path)
+    assert len(reads) == 1
+
+
+def test_what_does_not_fit_together_is_said(path, tmp_path):
+    checkpoint = read_checkpoint(path)
+    checkpoint["message_hub"] = {}
+    runner = tiny_runner(tmp_path, load_from=path, resume=True)
+    runner.checkpoint = checkpoint
+    with pytest.raises(InputError, match=r"epoch_1.pth cannot be resumed from \(AssertionError: .*; use an"):
+        runner.train()
