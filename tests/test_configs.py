@@ -15,12 +15,12 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.logging import MessageHub
 from model_tables import base_of
+from shipped import CONFIGS, every_config
 
 from mmcarafe.datasets.shapes.drawing import CLASSES, PALETTE
 from mmcarafe.layers import CARAFE
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs/carafe").glob("*.py"))
 # file name -> (CARAFE modules in the neck, elsewhere)
 CARAFES = {
     "atss_r50_fpn-carafe_1x_coco": (2, 0),
@@ -68,7 +68,7 @@ def test_every_config_is_listed():
     assert {path.stem for path in CONFIGS} == set(CARAFES)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@every_config
 def test_config_learns_a_step_and_predicts(path):
     cfg = Config.fromfile(path)
     if "roi_head" in cfg.model:  # mmdet's masks take long

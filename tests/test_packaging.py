@@ -109,6 +109,7 @@ def run_installed(installed, *args, cwd) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_the_wheel_has_configs_tools_and_an_index(installed):
     assert (installed / "mmcarafe/datasets/checks/kinds.csv").is_file()
     mim = installed / "mmcarafe/.mim"
@@ -125,6 +126,7 @@ def test_the_wheel_has_configs_tools_and_an_index(installed):
     assert {mim / model["Config"] for model in models} == set((mim / "configs/carafe").glob("*_coco.py"))
 
 
+@pytest.mark.slow
 def test_a_config_and_the_tools_run_from_an_installed_wheel(installed, tmp_path):
     mim = installed / "mmcarafe/.mim"
     run_installed(

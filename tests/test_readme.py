@@ -15,7 +15,7 @@ from mmcarafe.utils.markdown import split_section, write_section
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", ["components", "configs"])
+@pytest.mark.parametrize("name", ["components", pytest.param("configs", marks=pytest.mark.slow)])
 def test_readme_section_is_up_to_date(name):
     section = {"components": model_tables.component_section, "configs": model_tables.config_section}[name]()
     _, inside, _ = split_section(ROOT / f"docs/{name}.md", name)

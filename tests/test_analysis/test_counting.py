@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from commands import ROOT
+from shipped import every_config
 
 from mmcarafe.analysis.flops import CARAFES, Cost, count, total
 from mmcarafe.apis.config import build_detector, read_config
 
-CONFIGS = sorted((ROOT / "configs/carafe").glob("*.py"))
 MASK_RCNN = ROOT / "configs/carafe/mask-rcnn_r50_fpn-carafe_1x_coco.py"
 SMALL = (128, 160)
 
@@ -21,7 +21,7 @@ def costs(config: str | Path, shape: tuple[int, int] = SMALL) -> dict[str, Cost]
     return count(build_detector(read_config(str(config))), list(shape))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@every_config
 def test_every_config_is_counted(path):
     found = costs(path)
     with torch.device("meta"):

@@ -16,15 +16,19 @@ from mmcarafe.deploy.detectors import whole
 from mmcarafe.deploy.ops import exportable
 from mmcarafe.errors import UnsupportedError
 
+SLOW = pytest.mark.slow
 ONE_STAGE = (
     "retinanet_r50_fpn",
-    "fcos_r50-caffe_fpn",
-    "atss_r50_fpn",
-    "vfnet_r50_fpn",
-    "rtmdet_s",
     "yolox_s",
+    *(
+        pytest.param(start, marks=SLOW)
+        for start in ("atss_r50_fpn", "fcos_r50-caffe_fpn", "rtmdet_s", "vfnet_r50_fpn")
+    ),
 )
-TWO_STAGE = ("faster-rcnn_r50_fpn", "faster-rcnn_r50_pafpn", "mask-rcnn_r50_fpn")
+TWO_STAGE = (
+    "mask-rcnn_r50_fpn",
+    *(pytest.param(start, marks=SLOW) for start in ("faster-rcnn_r50_fpn", "faster-rcnn_r50_pafpn")),
+)
 
 
 def detections(module, images):
@@ -33,7 +37,7 @@ def detections(module, images):
 
 
 @pytest.mark.needs(torch="2.7")  # orders equal scores differently
-@pytest.mark.parametrize("start", ONE_STAGE + TWO_STAGE)
+@pytest.mark.parametrize("start", [*ONE_STAGE, *TWO_STAGE])
 def test_detections_are_mmdets(start):
     detector = lively(start)
     images = pictures(2, 160, 224)

@@ -12,7 +12,8 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MessageHub
-from test_configs import CONFIGS, SEMANTIC
+from shipped import CONFIGS
+from test_configs import SEMANTIC
 
 from mmcarafe.engine import amp_optim_wrapper as amp
 from mmcarafe.engine.amp_optim_wrapper import FLOAT32_METHODS, AmpOptimWrapper

@@ -208,6 +208,7 @@ def test_a_killed_worker_ends_the_run_and_it_resumes_to_the_same_bits(folder, tw
     assert_same_bits(weights(resumed), weights(two))
 
 
+@SLOW
 def test_a_mistake_is_named_by_the_tool_and_the_process_by_the_launcher(folder):
     code, out = run([*train_command(1, "--resume"), "strategy.type=FSDPStrategy"], folder)
     assert code == 1

@@ -57,6 +57,7 @@ def test_detections_of_any_batch_and_size(start, tmp_path, capsys):
     assert tuple(o.name for o in model.graph.output) == part.module.outputs
 
 
+@SLOW
 def test_the_files_detections_are_mmdets(tmp_path):
     """Without a step in between: the whole of mmdet against the whole file."""
     detector, images = lively("retinanet_r50_fpn"), pictures(2, 192, 224)

@@ -87,7 +87,7 @@ def test_verified_on_an_image_with_times_and_the_checkpoints_weights(trained, im
     assert "MB" in out and "loaded in" in out
 
 
-@pytest.mark.parametrize("part", ["neck", "upsampler"])
+@pytest.mark.parametrize("part", [pytest.param("neck", marks=SLOW), "upsampler"])
 def test_parts(part, tmp_path):
     out = export(config("retinanet_r50_fpn"), tmp_path, "--part", part, "--dynamic", "--verify")
     assert "verified" in out

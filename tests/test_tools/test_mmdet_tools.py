@@ -10,6 +10,7 @@ from pathlib import Path
 import mmdet
 import pytest
 
+pytestmark = pytest.mark.slow
 TOOLS = Path(mmdet.__file__).parent / ".mim/tools"
 ROOT = Path(__file__).parents[2]
 CONFIG = f"""

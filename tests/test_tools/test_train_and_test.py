@@ -35,6 +35,7 @@ def test_evaluation_writes_metrics_pictures_and_predictions(trained, toy, tmp_pa
     assert cv2.imread(str(pictures[0])).std() > 0
 
 
+@pytest.mark.slow
 def test_tta_evaluates_boxes_and_says_that_masks_cannot_be_merged(toy, tmp_path):
     refused("test.py", CONFIG, "any.pth", "--tta", cwd=toy, match="merges the boxes of augmented images")
     boxes = toy / "boxes.py"
@@ -65,6 +66,7 @@ def test_report_draws_and_tabulates(trained, toy):
     assert cv2.imread(str(trained / "predictions.png")).std() > 10
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate(trained, toy, tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

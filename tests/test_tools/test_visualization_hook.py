@@ -48,7 +48,7 @@ def without(toy, tmp_path_factory) -> dict:
 @pytest.mark.parametrize(
     ("settings", "options", "steps"),
     [
-        ("", "", (3, 6)),
+        ("", "points=[(40, 60)]", (3, 6)),
         (NO_VALIDATION, "interval=2, points=[(40, 60)]", (6,)),
         (NO_VALIDATION, "interval=4, by_epoch=False, points=[(40, 60)]", (4,)),
     ],

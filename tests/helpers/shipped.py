@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configs that are shipped, as parameters of tests."""
+
+import pytest
+from commands import ROOT
+
+CONFIGS = sorted((ROOT / "configs/carafe").glob("*.py"))
+HEAVY = ("cascade", "htc", "mask2former", "panoptic", "solov2")
+every_config = pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem.startswith(HEAVY) else ())
+        for path in CONFIGS
+    ],
+)
