@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -100,6 +101,16 @@ def run_all(
             if time.monotonic() - said > SAY:
                 say(str(progress))
                 said = time.monotonic()
+
+
+def end_with_the_command() -> None:
+    """Let a run, in its own process, be killed with its children when the command ends, however it does."""
+
+    def wait() -> None:
+        os.read(0, 1)  # nothing is ever written: it returns when the other end of the pipe is closed
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _start(command: list[str], log: Path, device: str | None) -> subprocess.Popen:

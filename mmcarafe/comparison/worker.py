@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run of a comparison: train a config or go on with it, evaluate, and write what was measured.
 
-``python -m mmcarafe.comparison.worker CONFIG RESULT`` is started for each run by the command. It ends when
-its standard input does, so that no run outlives the command, however that came to its end.
+``python -m mmcarafe.comparison.worker CONFIG RESULT`` is started for each run by the command.
 """
 
 import json
-import os
 import platform
-import signal
 import sys
-import threading
 from pathlib import Path
 
 import torch
@@ -22,6 +18,7 @@ from mmcarafe.analysis.flops import count, parameters_of, total
 from mmcarafe.apis.config import build_detector, read_config
 from mmcarafe.checkpoint.resuming import check_fit, checkpoint_to_resume, say_what_does_not_fit
 from mmcarafe.checkpoint.state_dict import check_finite, check_some_match, read_state_dict
+from mmcarafe.comparison.processes import end_with_the_command
 from mmcarafe.comparison.runs import write_whole
 from mmcarafe.comparison.same_start_hook import CURVE
 from mmcarafe.deploy.detectors import MULTIPLE
@@ -84,16 +81,10 @@ def measure(runner: Runner) -> dict:
     )
 
 
-def end_with_the_command() -> None:
-    """Kill this process and its data workers when standard input is closed."""
-    os.read(0, 1)
-    os.killpg(0, signal.SIGKILL)
-
-
 def main() -> None:
     """Train, evaluate and write the result."""
     config, result = sys.argv[1:]
-    threading.Thread(target=end_with_the_command, daemon=True).start()
+    end_with_the_command()
     write_whole(Path(result), json.dumps(measure(train(read_config(config)))))
 
 
