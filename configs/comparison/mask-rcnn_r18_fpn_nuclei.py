@@ -62,6 +62,6 @@ val_evaluator = dict(
 )
 test_evaluator = val_evaluator
 
-train_cfg = dict(val_interval=2)
+train_cfg = dict(val_interval=3)  # of 7 epochs; the last is always evaluated
 optim_wrapper = dict(optimizer=dict(lr=0.002))
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))

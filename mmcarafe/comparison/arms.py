@@ -49,12 +49,20 @@ def arms_of(upsamplers: list[str], where: list[str], baseline: str = UNCHANGED) 
     Raises:
         InputError: the baseline is none of them.
     """
-    arms = [Arm()] * (baseline == UNCHANGED) + [Arm(name, place) for name in upsamplers for place in where]
+    arms = [Arm()] * (baseline == UNCHANGED)
+    arms += [_in_place(Arm(name, place)) for name in upsamplers for place in where]
     if baseline not in [arm.name for arm in arms]:
         raise InputError(
             f"--baseline {baseline!r} is none of the arms ({', '.join(repr(arm.name) for arm in arms)})"
         )
-    return list(dict.fromkeys(sorted(arms, key=lambda arm: arm.name != baseline)))
+    return sorted(dict.fromkeys(arms), key=lambda arm: arm.name != baseline)
+
+
+def _in_place(arm: Arm) -> Arm:
+    """Leave out the arguments for places that the arm does not have."""
+    elsewhere = tuple(f"{place}." for place in PLACES.keys() - arm.places)
+    settings = [part for part in arm.upsampler.split(",") if not part.startswith(elsewhere)]
+    return Arm(",".join(settings), arm.where)
 
 
 def parse_upsampler(text: str, place: str) -> dict:

@@ -9,11 +9,12 @@ import platform
 import sys
 from pathlib import Path
 
+import mmdet
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner, set_random_seed
 
-import mmcarafe.comparison.boundary_metric  # noqa: F401  registers itself
+import mmcarafe.comparison.boundary_metric
 from mmcarafe.analysis.flops import count, parameters_of, total
 from mmcarafe.apis.config import build_detector, read_config
 from mmcarafe.checkpoint.resuming import check_fit, checkpoint_to_resume, say_what_does_not_fit
@@ -77,7 +78,7 @@ def measure(runner: Runner) -> dict:
         flops=flops,
         shape=shape,
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
-        torch=torch.__version__,
+        versions={module.__name__: module.__version__ for module in (mmcarafe, mmdet, torch)},
     )
 
 

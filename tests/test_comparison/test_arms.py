@@ -21,6 +21,8 @@ def test_arms_are_each_upsampler_in_each_place_behind_the_baseline():
     assert [arm.name for arm in arms] == names
     named = arms_of(["CARAFE", "nearest"], ["neck"], "nearest in neck")
     assert [arm.name for arm in named] == ["nearest in neck", "CARAFE in neck"]
+    for_head = arms_of(["CARAFE,mask_head.up_kernel=3"], ["neck", "both"])
+    assert [arm.name for arm in for_head[1:]] == ["CARAFE in neck", "CARAFE,mask_head.up_kernel=3 in both"]
     with pytest.raises(InputError, match="'nearest' is none of the arms"):
         arms_of(["CARAFE"], ["neck"], "nearest")
 

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from commands import SMALL, TOOLS, TWIN, call, refused
+from filelock import FileLock
 
 from mmcarafe.comparison.runs import read_results
 
@@ -59,6 +60,19 @@ def test_a_failing_run_stops_no_other_and_is_all_that_is_left(toy, tmp_path):
     assert left_to_run(*args, cwd=toy) == [broken]
     other = [*args, "optim_wrapper.optimizer.lr=0.5"]
     assert len(left_to_run(*other, cwd=toy)) == 2, "another recipe has other results"
+
+
+def test_two_comparisons_do_not_share_a_folder(toy, tmp_path):
+    with FileLock(tmp_path / ".lock"):
+        refused(NAME, *ARGS, "--out", tmp_path, cwd=toy, match="another comparison is running there")
+
+
+def test_ctrl_c_ends_in_a_sentence(toy, tmp_path, monkeypatch):
+    def interrupted(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmcarafe.comparison.processes.run_all", interrupted)
+    refused(NAME, *ARGS, "--out", tmp_path, cwd=toy, match="stopped, and no run is left behind")
 
 
 @pytest.mark.slow

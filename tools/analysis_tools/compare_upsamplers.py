@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from filelock import FileLock, Timeout  # which torch needs
 from mmengine.config import Config
 
 from mmcarafe.apis.config import build_detector, read_config
@@ -100,7 +101,10 @@ def main(argv: list[str] | None = None) -> int:
         build_detector(arm_config(cfg, arm))
     args.out.mkdir(parents=True, exist_ok=True)
     try:
-        failed = train_all(cfg, Path(args.config).stem, runs, args.out.resolve(), args.jobs)
+        with FileLock(args.out / ".lock", timeout=0):
+            failed = train_all(cfg, Path(args.config).stem, runs, args.out.resolve(), args.jobs)
+    except Timeout as error:
+        raise InputError(f"--out {args.out}: another comparison is running there") from error
     except KeyboardInterrupt as stop:
         raise InputError("stopped, and no run is left behind; the same command goes on from here") from stop
     return int(failed > 0)
