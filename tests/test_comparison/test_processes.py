@@ -40,7 +40,8 @@ run_all([run], lambda run: [sys.executable, "-c", worker, str(run.folder)], prin
 
 
 @pytest.fixture
-def runs(tmp_path) -> list[Run]:
+def runs(tmp_path, monkeypatch) -> list[Run]:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     runs = [Run(Arm(), seed, "", tmp_path / str(seed)) for seed in range(4)]
     for run in runs:
         run.folder.mkdir()

@@ -75,6 +75,7 @@ def follow(toy, tmp_path_factory):
         cfg.train_cfg.max_epochs = epochs
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(toy)
+            patch.setattr("mmengine.device.utils.DEVICE", "cpu")
             # mmengine's logs of the config are most of the time of a run this short
             patch.setattr("mmengine.config.config.FormatCode", lambda text, **_: (text, True))
             runner = train(cfg)

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import torch
 from commands import SMALL, TOOLS, TWIN, call, refused
 from filelock import FileLock
 
@@ -15,6 +16,13 @@ from mmcarafe.comparison.runs import read_results
 NAME = "compare_upsamplers.py"
 SHORT = [*SMALL, "train_cfg.max_epochs=1"]
 ARGS = [TWIN, "--upsamplers", "CARAFE", "--seeds", 0, "--jobs", 2]
+
+
+@pytest.fixture(autouse=True)
+def cpu(monkeypatch):
+    """Toy runs use the CPU wherever they are run."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
 
 
 @pytest.mark.parametrize(
