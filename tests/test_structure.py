@@ -15,7 +15,7 @@ FLOORS = (
     ("analysis", "visualization", "deploy"),
     ("engine",),
     ("models",),
-    ("apis",),
+    ("apis", "comparison"),
     ("tools",),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

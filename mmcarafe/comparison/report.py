@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reports of a comparison's results: JSON, Markdown, and a plot of the differences with their intervals."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mmcarafe.comparison.intervals import summarise
+from mmcarafe.comparison.runs import RESULTS, read_results
+from mmcarafe.errors import InputError
+
+TIMES = ("train_seconds", "seconds_an_image")
+KINDS = {"bbox": "box", "segm": "mask"}
+"""What mmdet's names of metrics mean; others are their own name."""
+
+COLUMNS = {"": "AP", "_50": "AP50", "_75": "AP75", "_s": "AP small", "_m": "AP medium", "_l": "AP large"}
+"""Ends of mmdet's names of COCO's metrics, behind mAP."""
+
+# of Okabe and Ito's palette, which colour-blind readers tell apart; the markers differ as well
+SEEN, NOT_SEEN = dict(color="#D55E00", marker="D"), dict(color="#0072B2", marker="o", mfc="white")
+
+NOTE = """\
+Mean ± standard deviation over the seeds; AP in points of 100.
+Second lines: the difference to `{baseline}` by seed, and the 95 % interval of its mean (Student's t).
+Where 0 is in the interval, no difference was seen; of twenty intervals one misses the truth by chance.
+Times are those of the machine while it ran, and compare within one comparison only."""
+
+
+def summary(lines: list[dict], baseline: str) -> list[dict]:
+    """Return for each recipe its arms, the baseline first, and for each arm what was measured.
+
+    Raises:
+        InputError: a recipe has no run of the baseline.
+    """
+    recipes = []
+    for recipe in dict.fromkeys(line["recipe"] for line in lines):
+        runs = [line for line in lines if line["recipe"] == recipe]
+        names = list(dict.fromkeys(line["arm"] for line in runs))
+        if baseline not in names:
+            raise InputError(
+                f"{runs[0]['config']} ({recipe}) has no run of the baseline {baseline!r}, only of "
+                f"{', '.join(map(repr, names))}: name one of them with --baseline"
+            )
+        values = {name: _values([line for line in runs if line["arm"] == name]) for name in names}
+        arms = []
+        for name in sorted(names, key=lambda name: name != baseline):
+            first = next(line for line in runs if line["arm"] == name)
+            seeds = sorted(line["seed"] for line in runs if line["arm"] == name)
+            reference = values[baseline] if name != baseline else {}
+            measured = {key: summarise(of, reference.get(key)) for key, of in values[name].items()}
+            cost = dict(parameters=first["parameters"], flops=first["flops"], shape=first["shape"])
+            arms.append(dict(arm=name, seeds=seeds, **cost, measured=measured))
+        recipes.append(dict(config=runs[0]["config"], recipe=recipe, arms=arms))
+    return recipes
+
+
+def _values(runs: list[dict]) -> dict[str, dict[int, float]]:
+    """Return by metric, and time, each seed's value; COCO's -1 stands for no object of a size."""
+    values: dict[str, dict[int, float]] = {}
+    for run in runs:
+        for key, value in (run["metrics"] | {name: run[name] for name in TIMES}).items():
+            if value != -1:
+                values.setdefault(key, {})[run["seed"]] = value
+    return values
+
+
+def kinds_of(arms: list[dict]) -> dict[str, str]:
+    """Return COCO's kinds of AP by the beginning of the metrics' names: {"coco/bbox": "box AP"}."""
+    keys = [key.removesuffix("_mAP") for key in arms[0]["measured"] if key.endswith("_mAP")]
+    return {key: f"{KINDS.get(kind := key.rpartition('/')[2], kind)} AP" for key in keys}
+
+
+def markdown(recipe: dict, baseline: str, picture: str) -> str:
+    """Return the section of a recipe."""
+    arms = recipe["arms"]
+    shape = " x ".join(map(str, arms[0]["shape"]))
+    parts = [f"## {recipe['config']} ({recipe['recipe']})", NOTE.format(baseline=baseline)]
+    parts.append(f"![differences and their intervals]({picture})")
+    for kind, title in kinds_of(arms).items():
+        columns = {f"{kind}_mAP{end}": name for end, name in COLUMNS.items()}
+        rows = [[arm["arm"], *(_cell(arm["measured"].get(key), 100, 1) for key in columns)] for arm in arms]
+        parts += [f"### {title}", _table(["arm", *columns.values()], rows)]
+    head = ["arm", "seeds", "parameters, M", f"GFLOPs, {shape}", "training, min", "inference, ms an image"]
+    rows = []
+    for arm in arms:
+        training, inference = (arm["measured"][name] | dict(difference=None) for name in TIMES)
+        flops = "not counted" if arm["flops"] is None else f"{arm['flops'] / 1e9:.2f}"
+        times = _cell(training, 1 / 60, 1), _cell(inference, 1e3, 0)
+        seeds = f"{len(arm['seeds'])} ({', '.join(map(str, arm['seeds']))})"
+        rows.append([arm["arm"], seeds, f"{arm['parameters'] / 1e6:.3f}", flops, *times])
+    parts += ["### Cost", _table(head, rows)]
+    return "\n\n".join(parts)
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def _cell(value: dict | None, scale: float, digits: int) -> str:
+    if value is None:
+        return "-"
+    text = f"{value['mean'] * scale:.{digits}f}"
+    if value["std"] is not None:
+        text += f" ± {value['std'] * scale:.{digits}f}"
+    if difference := value["difference"]:
+        text += f"<br>{difference_text(difference, scale)}"
+    return text
+
+
+def difference_text(difference: dict, scale: float = 100) -> str:
+    """Say a difference, its interval and over how many seeds it is; "no difference seen" with 0 in it."""
+    text = f"{difference['mean'] * scale:+.2f}"
+    if difference["low"] is None:
+        return f"{text}, one seed: no interval"
+    low, high = difference["low"] * scale, difference["high"] * scale
+    text += f" ({low:+.2f} to {high:+.2f}, {difference['count']} seeds)"
+    return text if difference["seen"] else f"no difference seen: {text}"
+
+
+def plot(recipe: dict, baseline: str, path: Path) -> None:
+    """Draw each arm's differences in AP with their intervals; filled where a difference was seen."""
+    kinds, arms = kinds_of(recipe["arms"]), recipe["arms"][1:]
+    figure = Figure(figsize=(1.5 + 3 * max(1, len(kinds)), 1.4 + 0.35 * len(arms)), layout="constrained")
+    axes = figure.subplots(1, max(1, len(kinds)), sharey=True, squeeze=False)[0]
+    for axis, (kind, title) in zip(axes, kinds.items(), strict=False):
+        axis.axvline(0, color="black", linewidth=0.8)
+        for row, arm in enumerate(arms):
+            difference = arm["measured"].get(f"{kind}_mAP", {}).get("difference")
+            if difference:
+                mean, low = 100 * difference["mean"], difference["low"]
+                half = [] if low is None else [mean - 100 * low]
+                style = SEEN if difference["seen"] else NOT_SEEN
+                axis.errorbar(mean, row, xerr=half or None, capsize=3, **style)
+        axis.set(title=title, xlabel=f"points more than {baseline}", ylim=(len(arms) - 0.5, -0.5))
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(arms)), [arm["arm"] for arm in arms])
+    figure.savefig(path, dpi=150)
+
+
+def write_report(out: Path, baseline: str) -> list[Path]:
+    """Write report.json, report.md and a plot for each recipe; return their paths.
+
+    Raises:
+        InputError: there are no results, or none of the baseline.
+    """
+    lines = read_results(out / RESULTS)
+    if not lines:
+        raise InputError(f"{out / RESULTS} has no results: train first, without --report")
+    recipes = summary(lines, baseline)
+    data, page = out / "report.json", out / "report.md"
+    pictures = [out / f"report-{recipe['recipe']}.png" for recipe in recipes]
+    data.write_text(json.dumps(dict(baseline=baseline, recipes=recipes), indent=1) + "\n", encoding="utf-8")
+    for recipe, picture in zip(recipes, pictures, strict=True):
+        plot(recipe, baseline, picture)
+    sections = [
+        markdown(recipe, baseline, picture.name) for recipe, picture in zip(recipes, pictures, strict=True)
+    ]
+    page.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    return [page, data, *pictures]

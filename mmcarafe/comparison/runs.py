@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runs of a comparison: what is planned, what each is trained with, and the file of their results."""
+
+import json
+import os
+import re
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from mmcarafe.comparison.arms import Arm, arm_config, fingerprint
+from mmcarafe.errors import InputError
+
+RESULTS = "runs.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """An arm trained with a seed."""
+
+    arm: Arm
+    seed: int
+    settings: str
+    """Fingerprint of the arm's whole config: results of other settings are other results."""
+    folder: Path
+    """Where its config, log, checkpoints and result are."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Return what no other run has."""
+        return self.settings, self.seed
+
+    def __str__(self) -> str:
+        return f"{self.arm.name}, seed {self.seed}"
+
+
+def plan(cfg: Config, arms: list[Arm], seeds: list[int], out: Path) -> list[Run]:
+    """Return all runs, seed by seed, so that all arms can be compared before the last seed is done.
+
+    Raises:
+        InputError: the model lacks a place that an arm needs.
+    """
+    if not (cfg.get("val_dataloader") and cfg.get("val_evaluator") and cfg.get("train_dataloader")):
+        raise InputError("the config needs train_dataloader, val_dataloader and val_evaluator")
+    settings = {arm: fingerprint(arm_config(cfg, arm)) for arm in arms}
+    runs = []
+    for seed in seeds:
+        for arm in arms:
+            folder = re.sub(r"[^\w.=-]+", "-", arm.name) + f"_{settings[arm]}"
+            runs.append(Run(arm, seed, settings[arm], out / folder / f"seed-{seed}"))
+    return runs
+
+
+def run_config(cfg: Config, run: Run) -> Config:
+    """Return what a run is trained with: the arm's config, its seed and the start that all arms share."""
+    common = deepcopy(cfg.model)
+    cfg = arm_config(cfg, run.arm)
+    cfg.work_dir = str(run.folder)
+    cfg.launcher = "none"
+    cfg.randomness = {**(cfg.get("randomness") or {}), "seed": run.seed}
+    hook = dict(type="SameStartHook", model=common, progress=str(run.folder / "progress"))
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), hook]
+    hooks = cfg.setdefault("default_hooks", ConfigDict())
+    checkpoint = hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
+    checkpoint.setdefault("max_keep_ckpts", 2)
+    return cfg
+
+
+def result_line(cfg: Config, name: str, run: Run) -> dict:
+    """Return a finished run's line of the file: what it was, and what it measured."""
+    measured = json.loads((run.folder / "result.json").read_text(encoding="utf-8"))
+    what = dict(config=name, recipe=fingerprint(cfg), settings=run.settings, arm=run.arm.name)
+    return what | dict(upsampler=run.arm.upsampler, where=run.arm.where, seed=run.seed) | measured
+
+
+def read_results(path: Path) -> list[dict]:
+    """Return the lines of a file of results; none where it does not exist."""
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise InputError(f"{path} is no file of results, one JSON object a line: {error}") from error
+
+
+def add_result(path: Path, line: dict) -> None:
+    """Add a line; whenever the process is killed, the file holds it whole or not at all."""
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    write_whole(path, f"{before}{json.dumps(line)}\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file under another name, flush it to the disk and rename it."""
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
