@@ -3,15 +3,9 @@
 
 import argparse
 
-from mmengine import runner as mmengine_runner
-from mmengine.config import Config
-from mmengine.dist import all_gather_object
-
 from mmcarafe.apis.config import load_config
-from mmcarafe.checkpoint.resuming import check_fit, checkpoint_to_resume
-from mmcarafe.checkpoint.state_dict import check_finite, check_some_match, read_state_dict
+from mmcarafe.apis.training import prepare_training
 from mmcarafe.datasets.configured import check_data
-from mmcarafe.engine.runner import Runner, build_runner
 from mmcarafe.errors import InputError
 from mmcarafe.utils.cli import add_options, run
 
@@ -30,23 +24,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="go on from this checkpoint, or from the newest whole one in the work directory",
     )
     return parser.parse_args(argv)
-
-
-def check_start(runner: mmengine_runner.Runner, cfg: Config, checkpoint: dict | None) -> dict:
-    """Return the checkpoint that training starts from, which is read unless it is given.
-
-    Raises:
-        InputError: it does not fit the run, or it is none.
-    """
-    knows_model = isinstance(runner, mmengine_runner.Runner)  # a FlexibleRunner builds its model later
-    if cfg.get("resume") and knows_model:
-        check_fit(runner, cfg.load_from, checkpoint)
-        return checkpoint
-    checkpoint, state = read_state_dict(cfg.load_from)
-    check_finite(cfg.load_from, state)
-    if knows_model:
-        check_some_match(runner.model, cfg.load_from, state)
-    return checkpoint
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -69,28 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
     check_data(cfg, "train", "val")
-    checkpoint, notes = None, []
-    if cfg.get("resume"):
-        cfg.load_from, checkpoint, notes = checkpoint_to_resume(cfg)
-        cfg.resume = cfg.load_from is not None
-        if not cfg.resume:
-            notes = [f"{cfg.work_dir} holds no checkpoint to resume from: training starts at the beginning"]
-    runner = build_runner(cfg)
-    checkpoints = set(all_gather_object(cfg.load_from))
-    if len(checkpoints) > 1:
-        raise InputError(
-            f"the processes find different checkpoints to start from ({', '.join(map(str, checkpoints))}): "
-            f"every machine must see the same work directory, {cfg.work_dir}"
-        )
-    for note in notes:
-        runner.logger.warning(note)
-    if cfg.get("load_from"):
-        checkpoint = check_start(runner, cfg, checkpoint)
-        if isinstance(runner, Runner):
-            runner.checkpoint = checkpoint
-        del checkpoint  # so that it is gone when it has been loaded
-    runner.register_hook(dict(type="NumClassCheckHook"))
-    runner.train()
+    prepare_training(cfg).train()
 
 
 if __name__ == "__main__":

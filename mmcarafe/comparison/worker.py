@@ -17,34 +17,21 @@ from mmengine.runner import Runner, set_random_seed
 import mmcarafe.comparison.boundary_metric
 from mmcarafe.analysis.flops import count, parameters_of, total
 from mmcarafe.apis.config import build_detector, read_config
-from mmcarafe.checkpoint.resuming import check_fit, checkpoint_to_resume, say_what_does_not_fit
-from mmcarafe.checkpoint.state_dict import check_finite, check_some_match, read_state_dict
+from mmcarafe.apis.training import prepare_training
+from mmcarafe.checkpoint.resuming import checkpoint_folder, written_checkpoints
 from mmcarafe.comparison.processes import end_with_the_command
 from mmcarafe.comparison.runs import write_whole
 from mmcarafe.comparison.same_start_hook import CURVE
 from mmcarafe.deploy.detectors import MULTIPLE
-from mmcarafe.engine.runner import build_runner
 from mmcarafe.errors import InputError
 from mmcarafe.utils.cli import run
 
 
 def train(cfg: Config) -> Runner:
     """Train from the newest checkpoint of the work directory, or from the beginning; return the runner."""
-    start = cfg.get("load_from")
-    cfg.load_from = None
-    cfg.load_from, notes = checkpoint_to_resume(cfg)
-    cfg.resume = cfg.load_from is not None
-    cfg.load_from = cfg.load_from or start
-    runner = build_runner(cfg)
-    for note in notes:
-        runner.logger.warning(note)
-    if cfg.resume:
-        check_fit(runner, cfg.load_from)
-        say_what_does_not_fit(runner, cfg.load_from)
-    elif start:
-        check_finite(start, read_state_dict(start)[1])
-        check_some_match(runner.model, start)
-    runner.register_hook(dict(type="NumClassCheckHook"))
+    if written_checkpoints(Path(cfg.work_dir), checkpoint_folder(cfg)):
+        cfg.resume, cfg.load_from = True, None
+    runner = prepare_training(cfg)
     set_random_seed(runner.seed)  # building the model has drawn random numbers: data sets may, too
     runner.train()
     return runner

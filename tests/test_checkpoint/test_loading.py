@@ -105,10 +105,9 @@ def test_training_asks_nothing_of_a_file_that_its_reader_does_not(path, monkeypa
     cfg = Config(
         dict(model=dict(backbone=dict(type="SwinTransformer", convert_weights=True, init_cfg=init_cfg)))
     )
-    for name, replacement in dict(
-        load_config=lambda _: cfg, check_data=lambda *_: None, build_runner=lambda _: sys.exit("started")
-    ).items():
-        monkeypatch.setattr(train, name, replacement)
+    monkeypatch.setattr(train, "load_config", lambda _: cfg)
+    monkeypatch.setattr(train, "check_data", lambda *_: None)
+    monkeypatch.setattr("mmcarafe.apis.training.build_runner", lambda _: sys.exit("started"))
     monkeypatch.setattr("sys.argv", ["train.py", "swin.py"])
     with pytest.raises(SystemExit, match="started"):
         train.main()

@@ -49,6 +49,7 @@ def left_to_run(*args, cwd) -> list:
     return left
 
 
+@pytest.mark.slow
 def test_a_failing_run_stops_no_other_and_is_all_that_is_left(toy, tmp_path):
     out = tmp_path / "out"
     args = [*ARGS, "--out", out, "--cfg-options", *SHORT]

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training as train.py starts it: its runner, with the checkpoint that it starts from checked."""
+
+from mmengine import runner as mmengine_runner
+from mmengine.config import Config
+from mmengine.dist import all_gather_object
+
+from mmcarafe.checkpoint.resuming import check_fit, checkpoint_to_resume
+from mmcarafe.checkpoint.state_dict import check_finite, check_some_match, read_state_dict
+from mmcarafe.engine.runner import Runner, build_runner
+from mmcarafe.errors import InputError
+
+
+def prepare_training(cfg: Config) -> mmengine_runner.Runner:
+    """Build the runner of a config, ready to train.
+
+    Args:
+        cfg (Config): with ``resume``, training goes on from ``load_from``, or where there is none from the
+            newest whole checkpoint of the work directory, if any; without, it starts from the weights in
+            ``load_from``, if any.
+
+    Returns:
+        Runner: the class that the config names, else :class:`mmcarafe.engine.runner.Runner`.
+
+    Raises:
+        InputError: the checkpoint is none, does not fit the run, or is not the same in all processes.
+    """
+    checkpoint, notes = None, []
+    if cfg.get("resume"):
+        cfg.load_from, checkpoint, notes = checkpoint_to_resume(cfg)
+        cfg.resume = cfg.load_from is not None
+        if not cfg.resume:
+            notes = [f"{cfg.work_dir} holds no checkpoint to resume from: training starts at the beginning"]
+    runner = build_runner(cfg)
+    checkpoints = set(all_gather_object(cfg.load_from))
+    if len(checkpoints) > 1:
+        raise InputError(
+            f"the processes find different checkpoints to start from ({', '.join(map(str, checkpoints))}): "
+            f"every machine must see the same work directory, {cfg.work_dir}"
+        )
+    for note in notes:
+        runner.logger.warning(note)
+    if cfg.get("load_from"):
+        checkpoint = check_start(runner, cfg, checkpoint)
+        if isinstance(runner, Runner):
+            runner.checkpoint = checkpoint
+    runner.register_hook(dict(type="NumClassCheckHook"))
+    return runner
+
+
+def check_start(runner: mmengine_runner.Runner, cfg: Config, checkpoint: dict | None) -> dict:
+    """Return the checkpoint that training starts from, which is read unless it is given.
+
+    Raises:
+        InputError: it does not fit the run, or it is none.
+    """
+    knows_model = isinstance(runner, mmengine_runner.Runner)  # a FlexibleRunner builds its model later
+    if cfg.get("resume") and knows_model:
+        check_fit(runner, cfg.load_from, checkpoint)
+        return checkpoint
+    checkpoint, state = read_state_dict(cfg.load_from)
+    check_finite(cfg.load_from, state)
+    if knows_model:
+        check_some_match(runner.model, cfg.load_from, state)
+    return checkpoint
