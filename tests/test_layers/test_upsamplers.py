@@ -118,6 +118,18 @@ def test_autocast(name):
     assert all(parameter.grad.isfinite().all() for parameter in upsample.parameters())
 
 
+@pytest.mark.needs_cuda
+@every_form
+def test_a_gpu_computes_the_same(name):
+    upsample = lively(name).double()
+    maps = inputs(upsample, dtype=torch.float64)
+    expected = upsample(*maps)
+    torch.testing.assert_close(upsample.cuda()(*(x.cuda() for x in maps)).cpu(), expected)
+    with torch.autocast("cuda", torch.float16):
+        out = upsample.float()(*(x.cuda().half() for x in maps))
+    assert (out.cpu() - expected).norm() < 0.02 * expected.norm()
+
+
 def test_a_long_row_is_sampled_in_float32():
     """Half a pixel of 1000 is less than bfloat16 can tell from the next one."""
     upsample = DySample(4, groups=1).bfloat16()
