@@ -7,6 +7,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmcarafe.ops import carafe
+from mmcarafe.ops.outputs import memory_format
 
 from .upsampler import Upsampler
 
@@ -84,9 +85,10 @@ class SAPA(Upsampler):
 
     def _embed(self, norm: nn.Module, project: nn.Module, x: Tensor) -> Tensor:
         """Embed each pixel: Tensor[N, C, H, W] -> Tensor[N, embedding_dim, H, W]."""
-        if self.norm == "layer":
-            return project(norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        return project(norm(x))
+        if self.norm == "group":
+            return project(norm(x))
+        embedded = project(norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return embedded.contiguous(memory_format=memory_format(x))  # the operator is fast in one layout
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
         """Upsample Tensor[N, channels, H, W] to the size of the guide.
