@@ -1,10 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CARAFE module and the builder of upsamplers; imports torch, mmengine, mmcv.cnn."""
+"""The upsamplers and their builder; imports torch and mmengine, and mmcv.cnn where one is built."""
 
 from mmcarafe.errors import UpsampleConfigError
 
-from .build_upsample import build_upsample
+from .build_upsample import TYPES, build_upsample
 from .carafe import CARAFE
+from .dlu import DLU
+from .dysample import DySample
+from .fade import FADE
 from .flops import carafe_flops
+from .sapa import SAPA
 
-__all__ = ["CARAFE", "UpsampleConfigError", "build_upsample", "carafe_flops"]
+__all__ = [
+    "CARAFE",
+    "DLU",
+    "FADE",
+    "SAPA",
+    "TYPES",
+    "DySample",
+    "UpsampleConfigError",
+    "build_upsample",
+    "carafe_flops",
+]

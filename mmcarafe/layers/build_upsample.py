@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From ``upsample_cfg`` to a module: the one table of upsampler types and their arguments."""
+"""From ``upsample_cfg`` to a module: the one table of upsampler types, and the builder."""
 
 import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.registry import MODELS, Registry
 from torch import nn
@@ -12,7 +12,11 @@ from torch import nn
 from mmcarafe.errors import UpsampleConfigError
 
 from .carafe import CARAFE
+from .dlu import DLU
+from .dysample import DySample
+from .fade import FADE
 from .pixel_shuffle import pixel_shuffle_pack
+from .sapa import SAPA
 
 
 def _deconv(channels: int, scale: int, cfg: dict) -> dict:
@@ -43,44 +47,125 @@ def _pixel_shuffle(channels: int, scale: int, cfg: dict) -> dict:
     return dict(in_channels=channels, out_channels=channels, scale_factor=scale, upsample_kernel=kernel)
 
 
-# How each type calls the channels and the scale factor, and its defaults; upsample_cfg overrides them.
-_ARGUMENTS = {
-    "nearest": lambda channels, scale, cfg: dict(scale_factor=scale, mode="nearest"),
-    "bilinear": lambda channels, scale, cfg: dict(scale_factor=scale, mode="bilinear", align_corners=False),
-    "deconv": _deconv,
-    "pixel_shuffle": _pixel_shuffle,
-}
 # What F.interpolate takes. A base config's stay in the dict when a child config adds a type, which they do
 # not concern: YOLOX has upsample_cfg=dict(scale_factor=2, mode="nearest").
 _INTERPOLATION = {
     "mode": ("nearest", "nearest-exact", "bilinear", "bicubic", "area"),
     "align_corners": (True, False, None),
 }
-# the type says it already
-_FIXED = {"nearest": ("mode", "align_corners"), "bilinear": ("mode",)}
-# Served by our modules instead of what is registered: mmcv's carafe layer, which has the same arguments and
-# parameters, is CUDA only.
-_OURS = {"carafe": lambda: CARAFE, "pixel_shuffle": pixel_shuffle_pack}
 
 
-def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Registry = MODELS) -> nn.Module:
+def _interpolation(mode: str, **fixed) -> Callable[[int, int, dict], dict]:
+    return lambda channels, scale, cfg: dict(scale_factor=scale, mode=mode, **fixed)
+
+
+class UpsampleType(NamedTuple):
+    """A row of the table of types: what a ``type`` stands for, and how it is built."""
+
+    what: str
+    source: str = ""
+    """Number of its paper on arXiv."""
+    module: Callable[[], Callable] | None = None
+    """Returns our module; None: what mmcv registers under the name."""
+    arguments: Callable[[int, int, dict], dict] | None = None
+    """How it calls the channels and the scale factor, and its defaults, which the rest of ``upsample_cfg``
+    overrides; None: ``channels`` and ``scale_factor``."""
+    fixed: tuple[str, ...] = ()
+    """Options of an interpolation that the type says already."""
+    takes: str = ""
+    """Its arguments in words, where ``arguments`` translates them."""
+    variants: tuple[dict, ...] = ({},)
+    """Options that change the number of parameters or the graph: documented and tested each."""
+
+    @property
+    def guided(self) -> bool:
+        """Whether it takes a guide, as :class:`~mmcarafe.layers.upsampler.Upsampler` explains."""
+        return self.module is not None and getattr(self.module(), "guided", False)
+
+
+_CARAFE = UpsampleType(
+    "this package's layer; `carafe` is mmcv's name for its own", "1905.02188", lambda: CARAFE
+)
+TYPES = {
+    "nearest": UpsampleType(
+        "`torch.nn.Upsample`", arguments=_interpolation("nearest"), fixed=("mode", "align_corners")
+    ),
+    "bilinear": UpsampleType(
+        "`torch.nn.Upsample`", arguments=_interpolation("bilinear", align_corners=False), fixed=("mode",)
+    ),
+    "deconv": UpsampleType(
+        "transposed convolution",
+        arguments=_deconv,
+        takes="`kernel_size` or `upsample_kernel` (default: the scale factor)",
+    ),
+    # mmcv's fails on an empty batch
+    "pixel_shuffle": UpsampleType(
+        "mmcv's convolution and pixel shuffle",
+        "1609.05158",
+        pixel_shuffle_pack,
+        arguments=_pixel_shuffle,
+        takes="`upsample_kernel=3`",
+    ),
+    # mmcv's, which has the same arguments and parameters, is CUDA only
+    "carafe": _CARAFE,
+    "CARAFE": _CARAFE,
+    "DySample": UpsampleType(
+        "samples the map at predicted points",
+        "2308.15085",
+        lambda: DySample,
+        variants=({}, dict(dyscope=True), dict(style="pl"), dict(style="pl", dyscope=True)),
+    ),
+    "DLU": UpsampleType(
+        "samples one predicted kernel a source pixel at predicted points, then reassembles",
+        "2410.22139",
+        lambda: DLU,
+    ),
+    "SAPA": UpsampleType(
+        "reassembles by likeness of guide and map (SAPA-B)",
+        "2209.12866",
+        lambda: SAPA,
+        variants=({}, dict(embedding_dim=64), dict(norm="group")),
+    ),
+    "FADE": UpsampleType(
+        "reassembles by kernels predicted from guide and map, and mixes the guide in by a gate",
+        "2207.10392",
+        lambda: FADE,
+        variants=({}, dict(lite=True), dict(gate=False)),
+    ),
+}
+"""Every type that ``upsample_cfg`` knows, beside what a user registers."""
+
+
+def build_upsample(
+    cfg: dict,
+    channels: int,
+    scale_factor: int,
+    registry: Registry = MODELS,
+    guide_channels: int | None = None,
+    component: str = "this component",
+) -> nn.Module:
     """Build the upsampler that an ``upsample_cfg`` selects.
 
     Args:
         cfg (dict): ``type`` and any of the type's own arguments; the ``mode`` and ``align_corners`` of an
-            interpolation are left out where the type does not take them. Types: ``nearest``, ``bilinear``,
-            ``deconv``, ``pixel_shuffle``, ``carafe``, ``CARAFE``, or any registered module that takes
-            ``channels`` and ``scale_factor``.
+            interpolation are left out where the type does not take them. Types: those of :data:`TYPES`, or
+            any registered module that takes ``channels`` and ``scale_factor``, and ``guide_channels`` if it
+            is ``guided``.
         channels (int): channels of the maps to upsample; the output has as many.
         scale_factor (int): how many times larger the output is.
         registry (Registry): where other types are looked up, after the registry of the default scope, which
             may be a project's own. Default: mmengine's root ``MODELS``.
+        guide_channels (int, optional): channels of the guide, the finer map that the result joins.
+            Default: None, there is no guide.
+        component (str): whose upsampler it is, for messages.
 
     Returns:
-        nn.Module: maps Tensor[N, channels, H, W] to Tensor[N, channels, scale_factor * H, scale_factor * W].
+        nn.Module: maps Tensor[N, channels, H, W] to Tensor[N, channels, scale_factor * H, scale_factor * W];
+        a guided one takes the guide, Tensor[N, guide_channels, scale_factor * H, scale_factor * W], too.
 
     Raises:
-        UpsampleConfigError: a ValueError; the type is unknown or does not take the arguments.
+        UpsampleConfigError: a ValueError; the type is unknown, does not take the arguments, or needs a guide
+            where there is none.
 
     Example:
         >>> import torch
@@ -93,20 +178,30 @@ def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Regist
     kind, module = _lookup(cfg.pop("type", None), registry)
     if cfg.pop("scale_factor", scale_factor) != scale_factor:
         raise UpsampleConfigError(
-            f"upsample_cfg type {kind!r}: this component upsamples by {scale_factor}; leave scale_factor out"
+            f"upsample_cfg type {kind!r}: {component} upsamples by {scale_factor}; leave scale_factor out"
         )
+    known = TYPES.get(kind) if isinstance(kind, str) else None
+    fixed = known.fixed if known else ()
     takes = inspect.signature(module).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     for name, values in _INTERPOLATION.items():
-        refused = name in _FIXED.get(kind, ()) or not (name in takes or takes_any)
+        refused = name in fixed or not (name in takes or takes_any)
         if refused and name in cfg and cfg[name] in values:
             del cfg[name]
-        elif name in cfg and name in _FIXED.get(kind, ()):
+        elif name in cfg and name in fixed:
             raise UpsampleConfigError(f"upsample_cfg type {kind!r}: {name}={cfg[name]!r} is not known")
-    if kind in _ARGUMENTS:
-        defaults = _ARGUMENTS[kind](channels, scale_factor, cfg)
+    if known and known.arguments:
+        defaults = known.arguments(channels, scale_factor, cfg)
     else:
         defaults = dict(channels=channels, scale_factor=scale_factor)
+    if getattr(module, "guided", False):
+        if guide_channels is None:
+            unguided = ", ".join(name for name, row in TYPES.items() if not row.guided)
+            raise UpsampleConfigError(
+                f"upsample_cfg type {kind!r} needs a guide, a finer map that its result joins, which "
+                f"{component} does not have; types that work there: {unguided}"
+            )
+        defaults["guide_channels"] = guide_channels
     arguments = {**defaults, **cfg}
     try:
         inspect.signature(module).bind(**arguments)
@@ -119,11 +214,11 @@ def build_upsample(cfg: dict, channels: int, scale_factor: int, registry: Regist
 
 def _lookup(kind: Any, registry: Registry) -> tuple[Any, Callable]:
     """Return a type by its own name, whether it was given with a scope or as a class, and what builds it."""
-    import mmcv.cnn  # noqa: F401  registers nearest, bilinear and deconv; the layer itself does not need mmcv
+    import mmcv.cnn  # noqa: F401  registers nearest, bilinear and deconv; the layers themselves do not need mmcv
 
     # a project's own registry is that of its default scope
     with registry.switch_scope_and_registry(None) as scoped:
-        built_in = {name: scoped.get(name) or registry.get(name) for name in (*_ARGUMENTS, *_OURS)}
+        built_in = {name: scoped.get(name) or registry.get(name) for name in TYPES}
         if isinstance(kind, str):
             module = scoped.get(kind) or registry.get(kind)
             names = [kind.rpartition(".")[2]]
@@ -131,15 +226,14 @@ def _lookup(kind: Any, registry: Registry) -> tuple[Any, Callable]:
             module = kind
             names = [name for name in built_in if kind is not nn.Upsample]  # that is nearest and bilinear
     kind = next((name for name in names if name in built_in and built_in[name] is module), kind)
-    if kind in _OURS:
-        module = _OURS[kind]()
+    if isinstance(kind, str) and kind in TYPES and (ours := TYPES[kind].module):
+        module = ours()
     if not callable(module):
-        known = (*_ARGUMENTS, "carafe", "CARAFE")
-        close = get_close_matches(str(kind), known, n=1, cutoff=0.5)
+        close = get_close_matches(str(kind), TYPES, n=1, cutoff=0.5)
         raise UpsampleConfigError(
             f"upsample_cfg type {kind!r} is not known"
             + (f"; did you mean {close[0]!r}?" if close else ".")
-            + f" Known types: {', '.join(known)}, and any module registered in MODELS that takes "
+            + f" Known types: {', '.join(TYPES)}, and any module registered in MODELS that takes "
             "channels and scale_factor"
         )
     return kind, module

@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CARAFE module: predicts a reassembly kernel for each output pixel, then applies it."""
 
-from mmengine.model import BaseModule, initialize
+from mmengine.model import initialize
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmcarafe.ops import carafe
 
 from .pixel_shuffle import pixel_shuffle
+from .upsampler import Upsampler
 
 # Training starts from a near-uniform average of the neighbourhood (paper, section 3.2).
-INIT_CFG = (
+PUBLISHED = (
     dict(type="Xavier", layer="Conv2d", distribution="uniform"),
     dict(type="Normal", std=0.001, bias=0, override=dict(name="content_encoder")),
 )
 
 
 @MODELS.register_module()
-class CARAFE(BaseModule):
+class CARAFE(Upsampler):
     """Content-Aware ReAssembly of FEatures, a learned upsampler (Wang et al., ICCV 2019, section 3).
 
     Compresses the channels, predicts ``scale_factor**2`` kernels of ``up_kernel`` x ``up_kernel`` for
@@ -50,6 +51,16 @@ class CARAFE(BaseModule):
         torch.Size([1, 16, 48, 48])
     """
 
+    __constants__ = (
+        "channels",
+        "scale_factor",
+        "up_kernel",
+        "up_group",
+        "encoder_kernel",
+        "encoder_dilation",
+        "compressed_channels",
+    )
+
     def __init__(
         self,
         channels: int,
@@ -63,7 +74,7 @@ class CARAFE(BaseModule):
         act_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
-        super().__init__(init_cfg=list(INIT_CFG) if init_cfg is None else init_cfg)
+        super().__init__(init_cfg, PUBLISHED)
         self.channels = channels
         self.scale_factor = scale_factor
         self.up_kernel = up_kernel
@@ -71,7 +82,7 @@ class CARAFE(BaseModule):
         self.encoder_kernel = encoder_kernel
         self.encoder_dilation = encoder_dilation
         self.compressed_channels = compressed_channels
-        self._check()
+        self.check_sizes()
         kernels = up_group * up_kernel**2 * scale_factor**2
         self.channel_compressor = nn.Conv2d(channels, compressed_channels, 1)
         self.compressor_post = _norm_act(compressed_channels, norm_cfg, act_cfg)
@@ -83,35 +94,7 @@ class CARAFE(BaseModule):
             dilation=encoder_dilation,
         )
         self.encoder_post = _norm_act(kernels, norm_cfg, act_cfg)
-        initialize(self, list(INIT_CFG))
-
-    def _check(self) -> None:
-        for name in self.__constants__:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name}: expected an int, got {value!r}")
-            if value < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {value}")
-            if name in ("up_kernel", "encoder_kernel") and value % 2 == 0:
-                raise ValueError(f"{name}: expected an odd number, got {value}")
-        if self.channels % self.up_group:
-            raise ValueError(
-                f"up_group: expected a divisor of the {self.channels} channels, got {self.up_group}"
-            )
-
-    __constants__ = (
-        "channels",
-        "scale_factor",
-        "up_kernel",
-        "up_group",
-        "encoder_kernel",
-        "encoder_dilation",
-        "compressed_channels",
-    )
-
-    def init_weights(self) -> None:
-        """Initialise the weights as ``init_cfg`` says, however often an enclosing module asks for it."""
-        initialize(self, self.init_cfg)
+        initialize(self, list(PUBLISHED))
 
     def kernel_normalizer(self, logits: Tensor) -> Tensor:
         """Turn raw encoder output into reassembly kernels that sum to 1 (paper, section 3.2).
@@ -128,16 +111,11 @@ class CARAFE(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Upsample: Tensor[N, channels, H, W] -> Tensor[N, channels, scale_factor * H, scale_factor * W]."""
-        if x.dim() != 4 or x.shape[1] != self.channels:
-            raise ValueError(f"CARAFE: expected [N, {self.channels}, H, W], got {tuple(x.shape)}")
+        self.check_input(x)
         compressed = self.compressor_post(self.channel_compressor(x))
         logits = self.encoder_post(self.content_encoder(compressed))
         masks = self.kernel_normalizer(logits)
         return carafe(x, masks.to(x.dtype), self.up_kernel, self.up_group, self.scale_factor)
-
-    def extra_repr(self) -> str:
-        """Show the sizes, as the constructor takes them."""
-        return ", ".join(f"{name}={getattr(self, name)}" for name in self.__constants__)
 
 
 def _norm_act(channels: int, norm_cfg: dict | None, act_cfg: dict | None) -> nn.Sequential:

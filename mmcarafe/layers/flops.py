@@ -2,7 +2,7 @@
 """What a CARAFE module costs: the paper's formula, and mmengine's analyzer taught to count the operator.
 
 torch's ``FlopCounterMode`` knows the operator from :mod:`mmcarafe.ops`. Both counters leave out the
-additions of biases, which the formula has.
+additions of biases, which the formula has, and of the other upsamplers the sampling of points.
 """
 
 from collections import Counter
@@ -59,5 +59,12 @@ def _count_operator(inputs: list, outputs: list) -> Counter:
     return Counter({"carafe": kernel_size**2 * prod(cast(list[int], get_shape(outputs[0])))})
 
 
+def _count_similarity(inputs: list, outputs: list) -> Counter:
+    """Count the same for the gradient of the masks, which SAPA computes in its forward."""
+    return _count_operator(inputs, inputs[:1])
+
+
 # mmengine has no public way to register an op for every analyzer; mmdet's get_flops.py makes one of its own
-complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS["mmcarafe::carafe"] = _count_operator
+complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS.update(
+    {"mmcarafe::carafe": _count_operator, "mmcarafe::carafe_grad_masks": _count_similarity}
+)

@@ -6,10 +6,10 @@ from mmcarafe.layers import CARAFE
 from mmcarafe.utils.registry import replace_given_classes
 
 from .dense_heads import BoxInstMaskHead, CondInstMaskHead, RTMDetInsHead, RTMDetInsSepBNHead, SOLOV2Head
+from .fpg import FPG
 from .mask_heads import DynamicMaskHead, FCNMaskHead, HTCMaskHead, SCNetMaskHead
 from .necks import (
     BFP,
-    FPG,
     FPN,
     FPN_CARAFE,
     HRFPN,

@@ -7,13 +7,15 @@ from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
-from mmcarafe.layers import UpsampleConfigError, build_upsample
+from mmcarafe.layers import UpsampleConfigError
 
 from .select_upsample import InitUpsamplers, SelectUpsample, Step
 
 
 class SOLOV2MaskFeatModule(SelectUpsample, solov2_head.MaskFeatModule):
     """The mask features of :class:`SOLOV2Head`."""
+
+    component = "SOLOV2Head"
 
     def upsample_steps(self) -> list[Step | None]:
         """State i steps for level i, to the size of level 0."""
@@ -32,7 +34,8 @@ class CondInstMaskFeatModule(InitUpsamplers, condinst_head.MaskFeatModule):
         super().__init__(*args, **kwargs)
         for i, level in enumerate(self.convs_all_levels):
             if i > 0:
-                level.add_module("upsample", build_upsample(upsample_cfg, self.feat_channels, 2**i, MODELS))
+                step = Step(i - 1, self.feat_channels, 2**i)
+                level.add_module("upsample", step.build(upsample_cfg, "the mask_feature_head of CondInst"))
 
     @property
     def upsample_modules(self) -> list[nn.Module]:
@@ -54,6 +57,7 @@ class CondInstMaskFeatModule(InitUpsamplers, condinst_head.MaskFeatModule):
 class SelectMaskFeatures:
     """Mixin in front of a head that builds its ``mask_feature_head`` itself."""
 
+    guide = ""
     mask_features: type[nn.Module]
 
     def __init__(self, *args, **kwargs) -> None:
@@ -112,10 +116,11 @@ class SelectMaskFusion(SelectUpsample):
     """Mixin: steps from the coarser levels of the mask features to the finest."""
 
     replaces = "bilinear steps by 2 and 4 of the mask features"
+    guide = "the finest level"
 
     def upsample_steps(self) -> list[Step | None]:
         """State one step for each level but the finest."""
-        return [Step(i - 1, self.in_channels, 2**i) for i in range(1, self.mask_head.num_levels)]
+        return [Step(i - 1, self.in_channels, 2**i, 0) for i in range(1, self.mask_head.num_levels)]
 
 
 @MODELS.register_module(force=True)

@@ -6,15 +6,16 @@ from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from torch import Tensor
 
-from mmcarafe.layers import UpsampleConfigError, build_upsample
+from mmcarafe.layers import UpsampleConfigError
 
-from .select_upsample import by_name, is_pretrained
+from .select_upsample import Step, by_name, is_pretrained
 
 
 class SelectMaskUpsample:
     """Mixin in front of an mmdet mask head with FCNMaskHead's constructor."""
 
     replaces = "the deconvolution in front of the logits"
+    guide = ""
     mmdet_types = ("deconv", "nearest", "bilinear", "carafe")
 
     def __init__(self, *args, **kwargs) -> None:
@@ -32,9 +33,8 @@ class SelectMaskUpsample:
         # the parent's forward puts a ReLU behind the method it knows as deconv
         self.upsample_method = kind
         self.upsample_cfg = dict(type=kind, **cfg)
-        self.upsample = build_upsample(
-            dict(type=kind, **cfg), self.conv_logits.in_channels, scale_factor, MODELS
-        )
+        step = Step(0, self.conv_logits.in_channels, scale_factor)
+        self.upsample = step.build(dict(type=kind, **cfg), type(self).__name__)
 
     def init_weights(self) -> None:
         """Initialise as mmdet does, then restore the upsampler's own initialisation."""

@@ -2,24 +2,24 @@
 """mmdet's necks that upsample, able to select any upsampler; registered under mmdet's names."""
 
 from mmdet.models import necks
-from mmdet.models.necks import fpg
 from mmdet.registry import MODELS
 from mmengine.model import ModuleList
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmcarafe.layers import UpsampleConfigError, build_upsample
-
-from .select_upsample import InitUpsamplers, SelectUpsample, Step, by_name, must_upsample
+from .interpolate import KeepOutput, must_upsample
+from .select_upsample import InitUpsamplers, SelectUpsample, Step, by_name, is_guided
 
 
 class SelectTopDown(SelectUpsample):
     """Mixin: ``upsample_modules[i]`` upsamples lateral i + 1 to the size of lateral i."""
 
     replaces = "nearest-neighbour steps of the top-down path"
+    guide = "the lateral below"
 
     def upsample_steps(self) -> list[Step | None]:
         """State one step between each two neighbouring laterals."""
-        return [Step(level, self.out_channels, 2) for level in reversed(range(len(self.lateral_convs) - 1))]
+        levels = reversed(range(len(self.lateral_convs) - 1))
+        return [Step(level, self.out_channels, 2, f"lateral_convs.{level}") for level in levels]
 
 
 @MODELS.register_module(force=True)
@@ -74,6 +74,7 @@ class FPN_CARAFE(InitUpsamplers, necks.FPN_CARAFE):  # noqa: N801  mmdet's name
     """
 
     replaces = "all its upsamplers, from P6 to P5 included"
+    guide = SelectTopDown.guide
     mmdet_types = ("nearest", "bilinear", "deconv", "pixel_shuffle", "carafe")
 
     def __init__(self, *args, **kwargs) -> None:
@@ -82,9 +83,24 @@ class FPN_CARAFE(InitUpsamplers, necks.FPN_CARAFE):  # noqa: N801  mmdet's name
         # nearest has no parameters: it only makes the parent count the upsamplers it needs
         super().__init__(*args, upsample_cfg=dict(type="nearest"), **kwargs)
         channels = self.lateral_convs[0].out_channels
-        self.upsample_modules = ModuleList(
-            build_upsample(upsample_cfg, channels, 2, MODELS) for _ in self.upsample_modules
-        )
+        steps = [Step(i, channels, 2, f"lateral_convs.{i}") for i in range(len(self.upsample_modules))]
+        self.upsample_modules = ModuleList(step.build(upsample_cfg, type(self).__name__) for step in steps)
+        self._guides = []
+        for lateral, upsample in zip(self.lateral_convs, self.upsample_modules, strict=False):
+            if is_guided(upsample):
+                self._guides.append(KeepOutput())
+                lateral.register_forward_hook(self._guides[-1])
+                upsample.register_forward_pre_hook(self._guides[-1].give)
+
+    def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Run mmdet's forward, a guided upsampler with the lateral below."""
+        for guide in self._guides:
+            guide.activate(True)
+        try:
+            return super().forward(inputs)
+        finally:
+            for guide in self._guides:
+                guide.activate(False)
 
     def slice_as(self, src: Tensor, dst: Tensor) -> Tensor:
         """Cut an upsampled map to the height and width of an odd level; a ValueError names both elsewhere."""
@@ -101,11 +117,12 @@ class SelectPAFPN(SelectUpsample):
     """Mixin: module i upsamples, reduced to the channels of input i, what joins that input."""
 
     replaces = "steps of the top-down path, which share one `nn.Upsample` in mmdet"
+    guide = "the input that it joins"
 
     def upsample_steps(self) -> list[Step | None]:
         """State one step into each input but the last, with that input's channels."""
         levels = reversed(range(len(self.in_channels) - 1))
-        return [Step(level, self.in_channels[level], 2) for level in levels]
+        return [Step(level, self.in_channels[level], 2, level) for level in levels]
 
 
 @MODELS.register_module(force=True)
@@ -137,10 +154,15 @@ class YOLOV3Neck(SelectUpsample, necks.YOLOV3Neck):
     """mmdet's YOLOV3Neck with the ``upsample_cfg`` of :class:`mmcarafe.models.FPN`."""
 
     replaces = "nearest-neighbour steps between its scales"
+    guide = SelectPAFPN.guide
 
     def upsample_steps(self) -> list[Step | None]:
         """State one step from each scale to the next finer one."""
-        return [Step(i, channels, 2) for i, channels in enumerate(self.out_channels[1:])]
+        finer = [self.num_scales - 2 - i for i in range(self.num_scales - 1)]
+        return [
+            Step(i, self.out_channels[i + 1], 2, finer[i], self.in_channels[i + 1])
+            for i in range(self.num_scales - 1)
+        ]
 
 
 @MODELS.register_module(force=True)
@@ -148,10 +170,13 @@ class HRFPN(SelectUpsample, necks.HRFPN):
     """mmdet's HRFPN with the ``upsample_cfg`` of :class:`mmcarafe.models.FPN`."""
 
     replaces = "bilinear steps by 2, 4 and 8 that bring all branches to the size of the first"
+    guide = SelectPAFPN.guide
 
     def upsample_steps(self) -> list[Step | None]:
         """State one step for each branch but the first."""
-        return [Step(i - 1, self.in_channels[i], 2**i) for i in range(1, self.num_ins)]
+        return [
+            Step(i - 1, self.in_channels[i], 2**i, 0, self.in_channels[0]) for i in range(1, self.num_ins)
+        ]
 
 
 @MODELS.register_module(force=True)
@@ -159,12 +184,13 @@ class BFP(SelectUpsample, necks.BFP):
     """Libra R-CNN's BFP with the ``upsample_cfg`` of :class:`mmcarafe.models.FPN`; max-pooling stays."""
 
     replaces = "nearest-neighbour steps from coarser levels to the refined one and from there to finer ones"
+    guide = SelectPAFPN.guide
 
     def upsample_steps(self) -> list[Step | None]:
         """State the gathering steps, of which the refined level's own changes nothing, then the others."""
-        gather = [2**i for i in range(1, self.num_levels - self.refine_level)]
-        scatter = [2 ** (self.refine_level - i) for i in range(self.refine_level)]
-        return [None, *(Step(i, self.in_channels, scale) for i, scale in enumerate(gather + scatter))]
+        gather = [(2**i, self.refine_level) for i in range(1, self.num_levels - self.refine_level)]
+        scatter = [(2 ** (self.refine_level - i), i) for i in range(self.refine_level)]
+        return [None, *(Step(i, self.in_channels, *step) for i, step in enumerate(gather + scatter))]
 
 
 @MODELS.register_module(force=True)
@@ -179,48 +205,3 @@ class NASFCOS_FPN(SelectUpsample, necks.NASFCOS_FPN):  # noqa: N801  mmdet's nam
             Step(i, self.out_channels, scale) for i, scale in enumerate((4, 4, 2, 4, 4))
         )
         return [c02, c36, c61, context, None, output, None, None, None]
-
-
-class UpInterpolationConv(SelectUpsample, fpg.UpInterpolationConv):
-    """The transition of :class:`FPG` that enlarges a level."""
-
-    def upsample_steps(self) -> list[Step | None]:
-        """State the interpolation in front of the convolution."""
-        return [Step(0, self.in_channels, self.scale_factor)]
-
-
-@MODELS.register_module(force=True)
-class FPG(InitUpsamplers, necks.FPG):
-    """mmdet's FPG with an ``upsample_cfg`` for its transitions of type ``interpolation_conv``.
-
-    Args:
-        upsample_cfg (dict, optional): ``type`` and its arguments. Default: mmdet's interpolation.
-
-    Raises:
-        UpsampleConfigError: the type is not known or does not take the arguments, or there is no such
-            transition.
-    """
-
-    replaces = "the interpolation of every transition of type `interpolation_conv`"
-    transition_types = {**necks.FPG.transition_types, "interpolation_conv": UpInterpolationConv}  # noqa: RUF012
-
-    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
-        self.upsample_cfg = upsample_cfg  # the constructor builds the transitions
-        super().__init__(*args, **kwargs)
-        if (upsample_cfg or {}).get("type") is not None and not self.upsample_modules:
-            raise UpsampleConfigError(
-                f"FPG: upsample_cfg {upsample_cfg} has no effect without a transition of type "
-                "interpolation_conv; set across_down_trans or same_down_trans to one"
-            )
-
-    @property
-    def upsample_modules(self) -> list[nn.Module]:
-        """List the upsamplers of all transitions."""
-        transitions = [m for m in self.modules() if isinstance(m, UpInterpolationConv)]
-        return [upsample for transition in transitions for upsample in transition.upsample_modules]
-
-    def build_trans(self, cfg: dict, in_channels: int, out_channels: int, **extra_args):
-        """Build mmdet's transition; an ``interpolation_conv`` takes the selected upsampler."""
-        if self.upsample_cfg and cfg["type"] == "interpolation_conv":
-            extra_args["upsample_cfg"] = self.upsample_cfg
-        return super().build_trans(cfg, in_channels, out_channels, **extra_args)

@@ -12,15 +12,21 @@ from .necks import SelectTopDown
 from .select_upsample import SelectUpsample, Step, by_name
 
 
+def lateral_steps(count: int, channels: int) -> list[Step | None]:
+    """State the steps into this many laterals, which are numbered from the finest, coarsest first."""
+    return [Step(i, channels, 2, f"lateral_convs.{count - 1 - i}") for i in range(count)]
+
+
 @MODELS.register_module(force=True)
 class PixelDecoder(SelectUpsample, layers.PixelDecoder):
     """mmdet's PixelDecoder with the ``upsample_cfg`` of :class:`PanopticFPNHead`."""
 
     replaces = SelectTopDown.replaces
+    guide = SelectTopDown.guide
 
     def upsample_steps(self) -> list[Step | None]:
         """State one step between each two neighbouring levels."""
-        return [Step(i, self.mask_feature.in_channels, 2) for i in range(self.num_inputs - 1)]
+        return lateral_steps(self.num_inputs - 1, self.mask_feature.in_channels)
 
 
 @MODELS.register_module(force=True)
@@ -32,6 +38,7 @@ class MaskFormerHead(dense_heads.MaskFormerHead):
     """
 
     replaces = "what its `pixel_decoder` selects"
+    guide = "as in its `pixel_decoder`"
 
     def __init__(self, *args, **kwargs) -> None:
         args, kwargs = by_name(super().__init__, args, kwargs)
@@ -52,10 +59,11 @@ class TransformerEncoderPixelDecoder(SelectUpsample, layers.TransformerEncoderPi
     """MaskFormer's pixel decoder with the ``upsample_cfg`` of :class:`PanopticFPNHead`."""
 
     replaces = SelectTopDown.replaces
+    guide = SelectTopDown.guide
 
     def upsample_steps(self) -> list[Step | None]:
         """State the padding mask's, which is reduced, then one step between each two neighbouring levels."""
-        return [None, *(Step(i, self.mask_feature.in_channels, 2) for i in range(self.num_inputs - 1))]
+        return [None, *lateral_steps(self.num_inputs - 1, self.mask_feature.in_channels)]
 
 
 @MODELS.register_module(force=True)
@@ -63,8 +71,9 @@ class MSDeformAttnPixelDecoder(SelectUpsample, layers.MSDeformAttnPixelDecoder):
     """Mask2Former's pixel decoder with the ``upsample_cfg`` of :class:`PanopticFPNHead`."""
 
     replaces = "the bilinear step to the level that its encoder leaves out"
+    guide = SelectTopDown.guide
 
     def upsample_steps(self) -> list[Step | None]:
         """State one step for each level that the encoder does not see."""
         left_out = self.num_input_levels - self.num_encoder_levels
-        return [Step(i, self.mask_feature.in_channels, 2) for i in range(left_out)]
+        return lateral_steps(left_out, self.mask_feature.in_channels)

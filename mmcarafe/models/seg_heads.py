@@ -39,11 +39,14 @@ class SelectFused(SelectUpsample):
     """Mixin: steps from the levels above the fused one."""
 
     replaces = "bilinear steps by 2, 4 and 8 from coarser levels to the fused one"
+    guide = "the fused level"
 
     def upsample_steps(self) -> list[Step | None]:
         """State one step for each level but the fused one; finer levels are reduced, which stays mmdet's."""
         above = self.num_ins - self.fusion_level - 1
-        return [None] * self.fusion_level + [Step(i, self.in_channels, 2 ** (i + 1)) for i in range(above)]
+        return [None] * self.fusion_level + [
+            Step(i, self.in_channels, 2 ** (i + 1), self.fusion_level) for i in range(above)
+        ]
 
 
 @MODELS.register_module(force=True)

@@ -2,104 +2,18 @@
 """How a component of mmdet takes another upsampler without a copy of its ``forward``."""
 
 import inspect
-from collections.abc import Callable, Iterable
-from functools import wraps
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from typing import NamedTuple
 
-import torch.nn.functional as F
 from mmdet.registry import MODELS
 from mmengine.model import ModuleList, PretrainedInit
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mmcarafe.layers import UpsampleConfigError, build_upsample
 
-
-def upsample_to(upsample: nn.Module, scale: int, x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Upsample a map to the size of the finer level that it joins.
-
-    Args:
-        upsample (nn.Module): maps Tensor[N, C, H, W] to Tensor[N, C, scale * H, scale * W].
-        scale (int): its scale factor.
-        x (Tensor[N, C, H, W]): the coarser level.
-        size (tuple[int, int]): height and width of the finer level.
-
-    Returns:
-        Tensor[N, C, *size]: upsampled, and cropped at the bottom and right where the finer level is odd (26
-        to 25). ``x`` itself where it has that size already: some backbones have stages of one resolution.
-
-    Raises:
-        ValueError: the levels are of any other sizes; the message names both.
-    """
-    source, size = tuple(x.shape[2:]), tuple(size)
-    if must_upsample(source, scale, size):
-        return upsample(x)[:, :, : size[0], : size[1]]
-    # a gradient of zero for each parameter: distributed training waits for all of them
-    return sum((p.flatten()[:0].sum() for p in upsample.parameters()), start=x)
-
-
-def must_upsample(source: tuple[int, int], scale: int, size: tuple[int, int]) -> bool:
-    """Tell whether a level has to be upsampled to reach a size, rather than having it already.
-
-    Raises:
-        ValueError: it has another size, and upsampling it by ``scale`` does not give this one either.
-
-    Example:
-        >>> must_upsample((13, 20), 2, (25, 40)), must_upsample((13, 20), 2, (13, 20))
-        (True, False)
-    """
-    if all(scale * (n - 1) < wanted <= scale * n for n, wanted in zip(source, size, strict=True)):
-        return True
-    if source == size:
-        return False
-    expected = " x ".join(f"{scale * (n - 1) + 1}..{scale * n}" for n in source)
-    raise ValueError(
-        f"a level of {source[0]} x {source[1]} cannot be upsampled by {scale} to {size[0]} x {size[1]}: "
-        f"expected a finer level of {expected}, or of the same size; change its strides or pad images"
-    )
-
-
-class InterpolateWith(TorchFunctionMode):
-    """While active, each ``F.interpolate(x, size=...)`` runs the next upsampler, as :func:`upsample_to` does.
-
-    mmdet's components call ``F.interpolate``, or ``nn.Upsample`` that does, in the middle of their
-    ``forward``. Answering those calls, through torch's own protocol for overriding its functions, leaves the
-    rest of ``forward`` to mmdet. Calls made inside a module are not answered (torch deactivates a mode while
-    it handles a call).
-
-    Args:
-        steps (iterable of (nn.Module, int) or None): upsamplers and their scale factors in the order in
-            which ``forward`` interpolates; None leaves that call to torch.
-
-    Raises:
-        RuntimeError: there were more or fewer calls than steps.
-        ValueError: as :func:`upsample_to`.
-    """
-
-    def __init__(self, steps: Iterable[tuple[nn.Module, int] | None]) -> None:
-        super().__init__()
-        self.steps = list(steps)
-        self.calls = 0
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is not F.interpolate:
-            return func(*args, **kwargs)
-        self.calls += 1
-        if self.calls > len(self.steps):
-            raise RuntimeError(f"forward interpolates more often than its {len(self.steps)} upsamplers")
-        step = self.steps[self.calls - 1]
-        if step is None:
-            return func(*args, **kwargs)
-        upsample, scale = step
-        size = args[1] if len(args) > 1 else kwargs.get("size")
-        return upsample(args[0]) if size is None else upsample_to(upsample, scale, args[0], size)
-
-    def __exit__(self, exc_type, exc_value, traceback):
-        super().__exit__(exc_type, exc_value, traceback)
-        if exc_type is None and self.calls < len(self.steps):
-            raise RuntimeError(f"forward used {self.calls} of its {len(self.steps)} upsamplers")
+from .interpolate import InterpolateWith, KeepOutput
 
 
 def by_name(constructor: Callable, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -140,10 +54,31 @@ class Step(NamedTuple):
     """Index of the upsampler in ``upsample_modules``."""
     channels: int
     scale: int
+    guide: str | int | None = None
+    """The finer map that the result joins: the submodule whose output it is, by name, or the index of an
+    input level. None: there is none, and no guided type can be selected."""
+    guide_channels: int | None = None
+    """Its channels, if not ``channels``."""
+
+    def build(self, cfg: dict, component: str) -> nn.Module:
+        """Build the upsampler that ``cfg`` selects for this step."""
+        guide = None if self.guide is None else self.guide_channels or self.channels
+        return build_upsample(cfg, self.channels, self.scale, MODELS, guide, component)
+
+
+def is_guided(upsample: nn.Module) -> bool:
+    """Tell whether an upsampler takes a guide."""
+    return getattr(upsample, "guided", False)
 
 
 class InitUpsamplers:
     """Mixin in front of an mmdet component that keeps its upsamplers in ``upsample_modules``."""
+
+    replaces = ""
+    """What a selected upsampler stands in for, in words; the table of docs/components.md is made of these."""
+
+    guide = ""
+    """Which map guides a guided type, in words; empty where there is none. In the same table."""
 
     def init_weights(self) -> None:
         """Initialise as mmdet does, then restore the upsamplers' own initialisation.
@@ -167,8 +102,8 @@ class SelectUpsample(InitUpsamplers):
     that a component has to state.
     """
 
-    replaces = ""
-    """What a selected upsampler stands in for, in words; the table of docs/components.md is made of these."""
+    component = ""
+    """What messages call it, if not by the name of its class: a part of a component names that."""
 
     mmdet_types: tuple[str, ...] = ()
     """Types that mmdet's own class knows."""
@@ -188,8 +123,14 @@ class SelectUpsample(InitUpsamplers):
             kwargs["upsample_cfg"] = interpolation
         super().__init__(*args, **kwargs)
         self._steps = self.upsample_steps() if selected else []
-        built = {step.module: build_upsample(cfg, *step[1:], MODELS) for step in self._steps if step}
+        component = self.component or type(self).__name__
+        built = {step.module: step.build(cfg, component) for step in self._steps if step}
         self.upsample_modules = ModuleList(built[i] for i in range(len(built)))
+        self._guides = {}
+        if any(map(is_guided, self.upsample_modules)):
+            self._guides = {s.guide: KeepOutput() for s in self._steps if s and isinstance(s.guide, str)}
+            for name, hook in self._guides.items():
+                self.get_submodule(name).register_forward_hook(hook)
 
     def upsample_steps(self) -> list[Step | None]:
         """State each interpolation, in the order of ``forward``.
@@ -202,10 +143,19 @@ class SelectUpsample(InitUpsamplers):
         """Run mmdet's forward with the selected upsamplers; a subclass's own may call it."""
         if len(self.upsample_modules) == 0:
             return super().forward(*args, **kwargs)
-        with InterpolateWith(
-            step and (self.upsample_modules[step.module], step.scale) for step in self._steps
-        ):
+        levels = args[0] if args else next(iter(kwargs.values()))
+        steps = [step and self._call(step, levels) for step in self._steps]
+        with InterpolateWith(steps, self._guides.values()):
             return super().forward(*args, **kwargs)
+
+    def _call(self, step: Step, levels: Sequence[Tensor]) -> tuple:
+        """Return what a step runs: upsampler, scale factor, and what returns a guided one's guide."""
+        upsample = self.upsample_modules[step.module]
+        if not is_guided(upsample):
+            return upsample, step.scale
+        if isinstance(step.guide, str):
+            return upsample, step.scale, self._guides[step.guide].get
+        return upsample, step.scale, partial(levels.__getitem__, step.guide)
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)

@@ -15,9 +15,8 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope, Registry
 from torch import nn
 
-from mmcarafe.layers import CARAFE, UpsampleConfigError, build_upsample
+from mmcarafe.layers import CARAFE, TYPES, UpsampleConfigError, build_upsample
 
-TYPES = ("nearest", "bilinear", "deconv", "pixel_shuffle", "carafe", "CARAFE")
 DECONV_KERNELS = [dict(upsample_kernel=k) for k in (3, 4, 5)] + [dict(kernel_size=k) for k in (1, 2, 3, 4, 5)]
 
 
@@ -49,8 +48,9 @@ def registered():
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 @pytest.mark.parametrize("kind", TYPES)
 def test_output_is_scale_times_the_input(kind, scale):
-    upsample = build_upsample(dict(type=kind), channels=8, scale_factor=scale)
-    assert upsample(torch.rand(2, 8, 5, 3)).shape == (2, 8, 5 * scale, 3 * scale)
+    upsample = build_upsample(dict(type=kind), channels=8, scale_factor=scale, guide_channels=8)
+    guide = [torch.rand(2, 8, 5 * scale, 3 * scale)] if TYPES[kind].guided else []
+    assert upsample(torch.rand(2, 8, 5, 3), *guide).shape == (2, 8, 5 * scale, 3 * scale)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -177,6 +177,30 @@ def test_wrong_config(cfg, message):
     assert message in str(caught.value)
 
 
+def test_a_guided_type_without_a_guide_names_the_types_that_need_none():
+    with pytest.raises(UpsampleConfigError) as caught:
+        build_upsample(dict(type="SAPA"), 8, 2, component="MyHead")
+    message = str(caught.value)
+    assert (
+        "type 'SAPA' needs a guide, a finer map that its result joins, which MyHead does not have" in message
+    )
+    work = message.partition("types that work there: ")[2].split(", ")
+    assert work == [name for name, row in TYPES.items() if not row.guided]
+
+
+def test_a_guided_class_of_a_users_own():
+    class Guided(Repeat):
+        guided = True
+
+        def __init__(self, channels, scale_factor, guide_channels):
+            super().__init__(channels, scale_factor)
+            self.guide_channels = guide_channels
+
+    assert build_upsample(dict(type=Guided), 8, 2, guide_channels=4).guide_channels == 4
+    with pytest.raises(UpsampleConfigError, match="this component does not have"):
+        build_upsample(dict(type=Guided), 8, 2)
+
+
 def test_the_error_is_a_value_error():
     assert issubclass(UpsampleConfigError, ValueError)
 
@@ -187,6 +211,7 @@ def test_no_suggestion_where_nothing_is_close_but_all_types():
     message = str(caught.value)
     assert "did you mean" not in message
     assert all(f"{kind}," in message for kind in TYPES)
+    assert len(message) < 400
     assert "any module registered in MODELS that takes channels and scale_factor" in message
 
 

@@ -23,11 +23,11 @@ from samples import assert_close
 from torch.overrides import TorchFunctionMode
 
 from mmcarafe import models
-from mmcarafe.layers import CARAFE
+from mmcarafe.layers import CARAFE, TYPES, UpsampleConfigError
 from mmcarafe.models.select_upsample import SelectUpsample
 
-TYPES = ("nearest", "bilinear", "deconv", "pixel_shuffle", "carafe", "CARAFE")
 every_type = pytest.mark.parametrize("kind", TYPES)
+UNGATED = ("HRFPN", "YOLOV3Neck")  # a gate needs a guide of as many channels
 takes_odd_sizes = pytest.mark.parametrize("name", [name for name, c in COMPONENTS.items() if c.odd])
 
 
@@ -63,8 +63,15 @@ def test_without_a_type_it_is_mmdets_bit_for_bit(name):
 @every_component
 def test_output_sizes_and_gradients_of_every_parameter(name, kind):
     component = COMPONENTS[name]
+    if TYPES[kind].guided and not getattr(models, name).guide:
+        with pytest.raises(
+            UpsampleConfigError, match=f"({name}|CondInst) does not have; types that work there"
+        ):
+            build(name, upsample_cfg=dict(type=kind))
+        return
+    cfg = dict(type=kind, gate=False) if kind == "FADE" and name in UNGATED else dict(type=kind)
     _, theirs = build(name, component.package)
-    _, ours = build(name, upsample_cfg=dict(type=kind))
+    _, ours = build(name, upsample_cfg=cfg)
     maps = inputs(name)
     outputs = call(ours, maps)
     assert [o.shape for o in outputs] == [o.shape for o in call(theirs, maps)]
@@ -133,8 +140,10 @@ def test_the_steps_are_mmdets_interpolations(name):
 
 
 @takes_odd_sizes
-@pytest.mark.parametrize("kind", ["nearest", "CARAFE"])
+@pytest.mark.parametrize("kind", ["nearest", "CARAFE", "SAPA"])
 def test_odd_sizes_are_cropped(name, kind):
+    if TYPES[kind].guided and not getattr(models, name).guide:
+        return
     _, ours = build(name, upsample_cfg=dict(type=kind))
     _, theirs = build(name, COMPONENTS[name].package)
     maps = inputs(name, ODD)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Mask R-CNN with CARAFE in neck and mask head takes training steps in every precision, on CPU and GPU."""
+"""Mask R-CNN trains: with CARAFE in every precision, on CPU and GPU; with every other type for an epoch."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from commands import SMALL, TWIN, call
 from mmcv.ops import get_compiling_cuda_version
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
@@ -55,3 +56,16 @@ def test_three_steps(device, dtype):
     for name, layer in layers.items():
         weight = layer.content_encoder.weight
         assert weight.isfinite().all() and not weight.equal(before[name]), name
+
+
+OTHERS = ("SAPA", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("DySample", "DLU", "FADE")))
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_type_trains_an_epoch_and_evaluates(kind, toy, tmp_path):
+    options = [*SMALL, "train_cfg.max_epochs=1", "train_cfg.val_interval=1"]
+    options.append(f"model.neck.upsample_cfg.type={kind}")
+    done = call("train.py", TWIN, "--work-dir", tmp_path, "--cfg-options", *options, cwd=toy)
+    assert "coco/segm_mAP" in done.stdout
+    weights = torch.load(tmp_path / "epoch_1.pth", weights_only=True)["state_dict"]
+    assert any(key.startswith("neck.upsample_modules.0.") for key in weights)

@@ -10,7 +10,7 @@ from samples import assert_close
 from torch import nn
 
 from mmcarafe.models import FPN
-from mmcarafe.models.select_upsample import InterpolateWith, upsample_to
+from mmcarafe.models.interpolate import InterpolateWith, upsample_to
 
 INPUTS = (torch.rand(1, 4, 13, 11), torch.rand(1, 8, 7, 6))
 

@@ -11,10 +11,9 @@ from mmdet.registry import MODELS
 from samples import assert_close
 from torch import nn
 
-from mmcarafe.layers import CARAFE
+from mmcarafe.layers import CARAFE, TYPES
 from mmcarafe.models import FPN
 
-TYPES = ("nearest", "bilinear", "deconv", "pixel_shuffle", "carafe", "CARAFE")
 every_type = pytest.mark.parametrize("kind", TYPES)
 EVEN = ((16, 12), (8, 6), (4, 3))
 ODD = ((25, 13), (13, 7), (7, 4))

@@ -11,9 +11,9 @@ from mmengine.config import ConfigDict
 from samples import assert_close
 
 from mmcarafe import models
-from mmcarafe.layers import CARAFE, UpsampleConfigError
+from mmcarafe.layers import CARAFE, TYPES, UpsampleConfigError
 
-TYPES = ("nearest", "bilinear", "deconv", "pixel_shuffle", "carafe", "CARAFE")
+UNGUIDED = [name for name, row in TYPES.items() if not row.guided]
 SIZES = dict(num_convs=2, roi_feat_size=6, in_channels=8, conv_out_channels=8, num_classes=3)
 DYNAMIC_CONV = dict(
     type="DynamicConv",
@@ -43,7 +43,7 @@ MMDETS_OWN = {
     "predictor": dict(predictor_cfg=dict(type="mmdet.NormedConv2d", power=2)),
 }
 every_head = pytest.mark.parametrize("name", HEADS)
-every_type = pytest.mark.parametrize("kind", TYPES)
+every_type = pytest.mark.parametrize("kind", UNGUIDED)
 
 
 def build(name, package=models, **options):
@@ -80,6 +80,13 @@ def test_no_rois_give_an_empty_output_and_zero_gradients(name, kind):
     assert out.shape == (0, 3, 12, 12)
     out.sum().backward()
     assert all(parameter.grad.eq(0).all() for parameter in head.parameters())
+
+
+@pytest.mark.parametrize("kind", sorted(TYPES.keys() - UNGUIDED))
+@every_head
+def test_a_guided_type_is_refused_with_those_that_work(name, kind):
+    with pytest.raises(UpsampleConfigError, match=f"{name} does not have; .*: {', '.join(UNGUIDED)}$"):
+        build(name, upsample_cfg=dict(type=kind))
 
 
 @every_head

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of components and configs, made from the classes and the config files."""
+"""The tables of components, types and configs, made from the classes and the config files."""
 
 import argparse
+import inspect
 import re
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -14,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mmcarafe.models
 from mmcarafe.apis.config import build_detector
-from mmcarafe.layers import CARAFE
+from mmcarafe.layers import CARAFE, TYPES, build_upsample
+from mmcarafe.layers.build_upsample import UpsampleType
 from mmcarafe.utils.cli import run
 from mmcarafe.utils.markdown import write_section
 
@@ -31,13 +35,50 @@ OTHERS = {
 }
 
 
-def components() -> list[tuple[str, str]]:
+def components() -> list[tuple[str, ...]]:
     """Group the classes registered under mmdet's names by what an upsampler replaces in them."""
     rows = {}
     for name in sorted(mmcarafe.models.__all__, key=str.lower):
         if name != "CARAFE":
-            rows.setdefault(getattr(mmcarafe.models, name).replaces, []).append(f"`{name}`")
-    return [(", ".join(names), replaces) for replaces, names in rows.items()]
+            kind = getattr(mmcarafe.models, name)
+            rows.setdefault((kind.replaces, kind.guide or "none"), []).append(f"`{name}`")
+    return [(", ".join(names), *row) for row, names in rows.items()]
+
+
+def types() -> list[tuple[str, ...]]:
+    """List each type of upsampler; names of one module share a row."""
+    rows = []
+    for row, group in groupby(sorted(TYPES, key=lambda name: (name.lower(), name)), key=TYPES.get):
+        names = list(group)
+        rows.append(
+            (
+                ", ".join(f"`{name}`" for name in names),
+                row.what,
+                "yes" if row.guided else "",
+                "; ".join(_counts(row, names[0])),
+                f"[{row.source}](https://arxiv.org/abs/{row.source})" if row.source else "",
+                _arguments(row),
+            )
+        )
+    return rows
+
+
+def _counts(row: UpsampleType, name: str) -> Iterator[str]:
+    """Yield the parameters of each form for 256 channels and scale 2."""
+    for options in row.variants:
+        with torch.device("meta"):
+            upsample = build_upsample(dict(type=name, **options), 256, 2, guide_channels=256)
+        with_ = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        yield f"{parameters(upsample):,}" + (f" (`{with_}`)" if with_ else "")
+
+
+def _arguments(row: UpsampleType) -> str:
+    """Write what a config may say beside the type; the component fills in the rest."""
+    if row.arguments:
+        return row.takes
+    filled = ("channels", "scale_factor", "guide_channels", "init_cfg")
+    taken = inspect.signature(row.module()).parameters.values()
+    return "`" + ", ".join(f"{p.name}={p.default!r}" for p in taken if p.name not in filled) + "`"
 
 
 def base_of(path: Path) -> str | None:
@@ -128,10 +169,15 @@ def component_section() -> str:
     """Return the tables of components."""
     return "\n\n".join(
         [
-            table(("component", "what the upsampler replaces"), components()),
+            table(("component", "what the upsampler replaces", "guide"), components()),
             table(("without", "why"), list(OTHERS.items())),
         ]
     )
+
+
+def type_section() -> str:
+    """Return the table of types."""
+    return table(("`type`", "what", "guided", "parameters", "source", "its arguments"), types())
 
 
 def config_section() -> str:
@@ -144,16 +190,23 @@ def config_section() -> str:
     )
 
 
+SECTIONS = {
+    "components": ("components.md", component_section),
+    "types": ("components.md", type_section),
+    "configs": ("configs.md", config_section),
+}
+
+
 def main(argv: list[str] | None = None) -> None:
     """Print the tables, or write them into their pages."""
-    parser = argparse.ArgumentParser(description="Make the tables of components and configs")
+    parser = argparse.ArgumentParser(description="Make the tables of components, types and configs")
     parser.add_argument("--pages", help="folder whose components.md and configs.md get them")
     args = parser.parse_args(argv)
-    for name, text in (("components", component_section()), ("configs", config_section())):
+    for name, (page, section) in SECTIONS.items():
         if args.pages:
-            write_section(Path(args.pages) / f"{name}.md", name, text)
+            write_section(Path(args.pages) / page, name, section())
         else:
-            print(f"{text}\n")
+            print(f"{section()}\n")
 
 
 if __name__ == "__main__":

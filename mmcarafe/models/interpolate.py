@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a selected upsampler answers the calls of ``F.interpolate`` in a ``forward``, and gets its guide."""
+
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+def upsample_to(
+    upsample: nn.Module, scale: int, x: Tensor, size: tuple[int, int], guide: Tensor | None = None
+) -> Tensor:
+    """Upsample a map to the size of the finer level that it joins.
+
+    Args:
+        upsample (nn.Module): maps Tensor[N, C, H, W] to Tensor[N, C, scale * H, scale * W].
+        scale (int): its scale factor.
+        x (Tensor[N, C, H, W]): the coarser level.
+        size (tuple[int, int]): height and width of the finer level.
+        guide (Tensor[N, G, *size], optional): what a guided upsampler takes beside ``x``, padded to
+            the size of its output.
+
+    Returns:
+        Tensor[N, C, *size]: upsampled, and cropped at the bottom and right where the finer level is odd (26
+        to 25). ``x`` itself where it has that size already: some backbones have stages of one resolution.
+
+    Raises:
+        ValueError: the levels are of any other sizes; the message names both.
+    """
+    source, size = tuple(x.shape[2:]), tuple(size)
+    if must_upsample(source, scale, size):
+        return with_guide(upsample, scale, x, guide)[:, :, : size[0], : size[1]]
+    # a gradient of zero for each parameter: distributed training waits for all of them
+    return sum((p.flatten()[:0].sum() for p in upsample.parameters()), start=x)
+
+
+def with_guide(upsample: nn.Module, scale: int, x: Tensor, guide: Tensor | None) -> Tensor:
+    """Upsample a map, together with its guide where there is one."""
+    return upsample(x) if guide is None else upsample(x, pad_guide(guide, scale, x))
+
+
+def pad_guide(guide: Tensor, scale: int, x: Tensor) -> Tensor:
+    """Pad a guide with its border to ``scale`` times the size of ``x``.
+
+    A finer level of odd size (25 above 13) is that much smaller than the result, which is cropped later.
+    """
+    missing = [scale * n - m for n, m in zip(x.shape[2:], guide.shape[2:], strict=True)]
+    return F.pad(guide, (0, missing[1], 0, missing[0]), mode="replicate") if any(missing) else guide
+
+
+def must_upsample(source: tuple[int, int], scale: int, size: tuple[int, int]) -> bool:
+    """Tell whether a level has to be upsampled to reach a size, rather than having it already.
+
+    Raises:
+        ValueError: it has another size, and upsampling it by ``scale`` does not give this one either.
+
+    Example:
+        >>> must_upsample((13, 20), 2, (25, 40)), must_upsample((13, 20), 2, (13, 20))
+        (True, False)
+    """
+    if all(scale * (n - 1) < wanted <= scale * n for n, wanted in zip(source, size, strict=True)):
+        return True
+    if source == size:
+        return False
+    expected = " x ".join(f"{scale * (n - 1) + 1}..{scale * n}" for n in source)
+    raise ValueError(
+        f"a level of {source[0]} x {source[1]} cannot be upsampled by {scale} to {size[0]} x {size[1]}: "
+        f"expected a finer level of {expected}, or of the same size; change its strides or pad images"
+    )
+
+
+class KeepOutput:
+    """Forward hook that keeps what a submodule returns, to guide an upsampler, while it is active.
+
+    The hook itself stays: ``torch.compile(fullgraph=True)`` takes none that ``forward`` adds.
+    """
+
+    def __init__(self) -> None:
+        self.active = False
+        self.output: Tensor | None = None
+
+    def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        """Keep the output."""
+        if self.active:
+            self.output = output
+
+    def activate(self, active: bool) -> None:
+        """Start to keep outputs, or stop and forget."""
+        self.active, self.output = active, None
+
+    def get(self) -> Tensor | None:
+        """Return what was kept last."""
+        return self.output
+
+    def give(self, upsample: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Add what was kept to the input of an upsampler, as its forward pre-hook."""
+        return (*args, pad_guide(self.output, upsample.scale_factor, *args)) if self.active else args
+
+
+class InterpolateWith(TorchFunctionMode):
+    """While active, each ``F.interpolate(x, size=...)`` runs the next upsampler, as :func:`upsample_to` does.
+
+    mmdet's components call ``F.interpolate``, or ``nn.Upsample`` that does, in the middle of their
+    ``forward``. Answering those calls, through torch's own protocol for overriding its functions, leaves the
+    rest of ``forward`` to mmdet. Calls made inside a module are not answered (torch deactivates a mode while
+    it handles a call).
+
+    Args:
+        steps (iterable of (nn.Module, int[, callable]) or None): upsamplers, their scale factors and, of
+            guided ones, what returns the guide, in the order in which ``forward`` interpolates; None leaves
+            that call to torch.
+        guides (iterable of KeepOutput): hooks to activate meanwhile.
+
+    Raises:
+        RuntimeError: there were more or fewer calls than steps.
+        ValueError: as :func:`upsample_to`.
+    """
+
+    def __init__(self, steps: Iterable[tuple | None], guides: Iterable[KeepOutput] = ()) -> None:
+        super().__init__()
+        self.steps = list(steps)
+        self.guides = list(guides)
+        self.calls = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not F.interpolate:
+            return func(*args, **kwargs)
+        self.calls += 1
+        if self.calls > len(self.steps):
+            raise RuntimeError(f"forward interpolates more often than its {len(self.steps)} upsamplers")
+        step = self.steps[self.calls - 1]
+        if step is None:
+            return func(*args, **kwargs)
+        upsample, scale, *guided = step
+        guide = guided[0]() if guided else None
+        size = args[1] if len(args) > 1 else kwargs.get("size")
+        if size is None:
+            return with_guide(upsample, scale, args[0], guide)
+        return upsample_to(upsample, scale, args[0], size, guide)
+
+    def __enter__(self):
+        for guide in self.guides:
+            guide.activate(True)
+        return super().__enter__()
+
+    def __exit__(self, exc_type, exc_value, traceback):
+        super().__exit__(exc_type, exc_value, traceback)
+        for guide in self.guides:
+            guide.activate(False)
+        if exc_type is None and self.calls < len(self.steps):
+            raise RuntimeError(f"forward used {self.calls} of its {len(self.steps)} upsamplers")
