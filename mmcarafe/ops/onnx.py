@@ -39,30 +39,70 @@ def carafe(features, masks, kernel_size: int, group_size: int, scale_factor: int
         Tensor[N, C, scale_factor * H, scale_factor * W].
     """
     k, g, s = kernel_size, group_size, scale_factor
+    N, H, W = (_size(features, axis) for axis in (0, 2, 3))
+    m = _by_source_pixel(masks, s, (g, k * k), (N, H, W))  # [N, s*s, g, k*k, H, W]
+    out = None
+    for tap, window in enumerate(_windows(features, k, g)):
+        weights = op.Slice(m, _ints(tap), _ints(tap + 1), _ints(3))
+        term = op.Mul(window, weights)  # [N, s*s, g, C/g, H, W]
+        out = term if out is None else op.Add(out, term)
+    return _at_target(out, s, (N, H, W))
+
+
+def carafe_grad_masks(grad, features, kernel_size: int, group_size: int, scale_factor: int):
+    """Write the gradient of the masks, which SAPA's similarity is, as k*k products with shifted maps.
+
+    Args:
+        grad: Tensor[N, C, scale_factor * H, scale_factor * W].
+        features: Tensor[N, C, H, W].
+        kernel_size (int): k.
+        group_size (int): g.
+        scale_factor (int): s.
+
+    Returns:
+        Tensor[N, group_size * kernel_size**2, scale_factor * H, scale_factor * W].
+    """
+    g, s = group_size, scale_factor
+    N, H, W = (_size(features, axis) for axis in (0, 2, 3))
+    d = _by_source_pixel(grad, s, (g, -1), (N, H, W))  # [N, s*s, g, C/g, H, W]
+    products = [
+        op.ReduceSum(op.Mul(window, d), _ints(3), keepdims=1) for window in _windows(features, kernel_size, g)
+    ]
+    return _at_target(op.Concat(*products, axis=3), s, (N, H, W))
+
+
+def _windows(features, k: int, g: int):
+    """Yield the map [N, 1, g, C/g, H, W] shifted by each tap of a kernel, with zeros outside."""
     r = k // 2
     N, H, W = (_size(features, axis) for axis in (0, 2, 3))
     frame = _ints(2 * r)
     x = op.Pad(features, _ints(0, 0, r, r, 0, 0, r, r))
-    rows, columns = op.Add(H, frame), op.Add(W, frame)
-    x = op.Reshape(x, op.Concat(N, _ints(1, g, -1), rows, columns, axis=0))  # [N, 1, g, C/g, H+2r, W+2r]
-    m = op.SpaceToDepth(masks, blocksize=s) if s > 1 else masks
-    m = op.Reshape(m, op.Concat(N, _ints(s * s, g, k * k), H, W, axis=0))  # [N, s*s, g, k*k, H, W]
-    out = None
+    x = op.Reshape(x, op.Concat(N, _ints(1, g, -1), op.Add(H, frame), op.Add(W, frame), axis=0))
     for tap in range(k * k):
         dy, dx = divmod(tap, k)
         ends = op.Concat(op.Add(H, _ints(dy)), op.Add(W, _ints(dx)), axis=0)
-        window = op.Slice(x, _ints(dy, dx), ends, _ints(4, 5))
-        weights = op.Slice(m, _ints(tap), _ints(tap + 1), _ints(3))
-        term = op.Mul(window, weights)  # [N, s*s, g, C/g, H, W]
-        out = term if out is None else op.Add(out, term)
-    out = op.Reshape(out, op.Concat(N, _ints(-1), H, W, axis=0))
-    return op.DepthToSpace(out, blocksize=s, mode="DCR") if s > 1 else out
+        yield op.Slice(x, _ints(dy, dx), ends, _ints(4, 5))
+
+
+def _by_source_pixel(t, s: int, channels: tuple[int, int], size: tuple):
+    """Put the s*s sub-pixels of Tensor[N, C, s*H, s*W] into a dimension: [N, s*s, *channels, H, W]."""
+    N, H, W = size
+    t = op.SpaceToDepth(t, blocksize=s) if s > 1 else t
+    return op.Reshape(t, op.Concat(N, _ints(s * s, *channels), H, W, axis=0))
+
+
+def _at_target(t, s: int, size: tuple):
+    """Undo :func:`_by_source_pixel`: [N, s*s, g, C/g, H, W] -> [N, C, s*H, s*W]."""
+    N, H, W = size
+    t = op.Reshape(t, op.Concat(N, _ints(-1), H, W, axis=0))
+    return op.DepthToSpace(t, blocksize=s, mode="DCR") if s > 1 else t
 
 
 def translation_table() -> dict[Callable, Callable]:
-    """Tell torch's ONNX exporter of the operator: ``custom_translation_table`` of ``torch.onnx.export``.
+    """Tell torch's ONNX exporter of the operators: ``custom_translation_table`` of ``torch.onnx.export``.
 
     Returns:
-        dict: the operator and the function that writes it as ONNX.
+        dict: the operators and the functions that write them as ONNX.
     """
-    return {torch.ops.mmcarafe.carafe.default: carafe}
+    ops = torch.ops.mmcarafe
+    return {ops.carafe.default: carafe, ops.carafe_grad_masks.default: carafe_grad_masks}

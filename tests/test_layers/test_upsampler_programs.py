@@ -32,8 +32,9 @@ def test_exported_equals_eager_at_another_size(name):
     torch.testing.assert_close(export(upsample).module()(*others), upsample(*others))
 
 
-# SAPA's similarity is not among the operators that are translated
-@pytest.mark.parametrize("name", ["DySample", *(pytest.param(name, marks=slow) for name in ("DLU", "FADE"))])
+@pytest.mark.parametrize(
+    "name", ["DySample", "SAPA", *(pytest.param(name, marks=slow) for name in ("DLU", "FADE"))]
+)
 def test_onnx_runtime_computes_the_same_at_another_size(name, tmp_path):
     pytest.importorskip("onnxscript", reason="the ONNX tools, an optional requirement, are not installed")
     onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")

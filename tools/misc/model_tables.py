@@ -180,6 +180,15 @@ def type_section() -> str:
     return table(("`type`", "what", "guided", "parameters", "source", "its arguments"), types())
 
 
+def choice_section() -> str:
+    """Return the short table of types."""
+    rows = [
+        (name, f"{what}; guided by the finer map" if guided else what) for name, what, guided, *_ in types()
+    ]
+    own = ("any name in `MODELS`", "your own module that takes `channels` and `scale_factor`")
+    return table(("`type`", "what"), [*rows, own])
+
+
 def config_section() -> str:
     """Return the table of configs."""
     head = ("config", "CARAFE in", "parameters before", "added", "FLOPs added")
@@ -193,6 +202,7 @@ def config_section() -> str:
 SECTIONS = {
     "components": ("components.md", component_section),
     "types": ("components.md", type_section),
+    "choices": ("../README.md", choice_section),
     "configs": ("configs.md", config_section),
 }
 
@@ -200,7 +210,9 @@ SECTIONS = {
 def main(argv: list[str] | None = None) -> None:
     """Print the tables, or write them into their pages."""
     parser = argparse.ArgumentParser(description="Make the tables of components, types and configs")
-    parser.add_argument("--pages", help="folder whose components.md and configs.md get them")
+    parser.add_argument(
+        "--pages", help="folder of components.md and configs.md, with README.md above it, which get them"
+    )
     args = parser.parse_args(argv)
     for name, (page, section) in SECTIONS.items():
         if args.pages:
