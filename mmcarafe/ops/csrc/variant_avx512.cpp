@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiled for avx512 whatever the build machine has; called only where the processor has it.
+#include "kernels.h"
+
 #include <new>
 #include <type_traits>
 #include <utility>
-
-#include "kernels.h"
 
 #ifdef MMCARAFE_X86
 // after the system's headers: their inline functions must stay runnable everywhere
@@ -17,11 +17,11 @@
 
 #define MMCARAFE_VARIANT avx512
 #define MMCARAFE_VECTOR_BYTES 64
-#include "channels_last.h"
-#include "contiguous_backward.h"
-#include "contiguous_forward.h"
-#include "select.h"
 #include "vector.h"
+#include "contiguous_forward.h"
+#include "contiguous_backward.h"
+#include "channels_last.h"
+#include "select.h"
 
 #ifdef __clang__
 #pragma clang attribute pop

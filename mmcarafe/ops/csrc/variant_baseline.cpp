@@ -4,8 +4,8 @@
 
 #define MMCARAFE_VARIANT baseline
 #define MMCARAFE_VECTOR_BYTES 16
-#include "channels_last.h"
-#include "contiguous_backward.h"
-#include "contiguous_forward.h"
-#include "select.h"
 #include "vector.h"
+#include "contiguous_forward.h"
+#include "contiguous_backward.h"
+#include "channels_last.h"
+#include "select.h"
