@@ -5,7 +5,7 @@ import pytest
 from commands import ROOT
 
 CONFIGS = sorted((ROOT / "configs/carafe").glob("*.py"))
-HEAVY = ("cascade", "htc", "mask2former", "panoptic", "solov2")
+HEAVY = ("atss", "cascade", "htc", "mask2former", "panoptic", "rtmdet-ins", "solov2", "tood", "vfnet")
 every_config = pytest.mark.parametrize(
     "path",
     [

@@ -92,7 +92,10 @@ def gone(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [*(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL],
+)
 def test_no_run_outlives_the_command(tmp_path, number):
     command = subprocess.Popen([sys.executable, "-c", COMMAND, str(tmp_path)], stderr=subprocess.DEVNULL)
     try:

@@ -25,10 +25,10 @@ ONE_STAGE = (
         for start in ("atss_r50_fpn", "fcos_r50-caffe_fpn", "rtmdet_s", "vfnet_r50_fpn")
     ),
 )
-TWO_STAGE = (
-    "mask-rcnn_r50_fpn",
-    *(pytest.param(start, marks=SLOW) for start in ("faster-rcnn_r50_fpn", "faster-rcnn_r50_pafpn")),
-)
+TWO_STAGE = [
+    pytest.param(start, marks=SLOW)
+    for start in ("mask-rcnn_r50_fpn", "faster-rcnn_r50_fpn", "faster-rcnn_r50_pafpn")
+]
 
 
 def detections(module, images):

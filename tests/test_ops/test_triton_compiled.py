@@ -25,7 +25,7 @@ def case(dtype="float32", memory_format="contiguous_format", shape=P3, k=5, grou
 
 LAYOUTS = ("contiguous_format", "channels_last")
 USUAL = [case(dtype, layout) for dtype in ("float32", "float16", "bfloat16") for layout in LAYOUTS]
-FEW, OTHERS = USUAL[:3], USUAL[3:]
+FEW, OTHERS = USUAL[:2], USUAL[2:]
 UNUSUAL = [
     case(memory_format=layout, **other)
     for layout in LAYOUTS

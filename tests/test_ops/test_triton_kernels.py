@@ -56,7 +56,17 @@ def test_sweep_equals_the_reference():
 
 
 @pytest.mark.parametrize("which", range(3))
-@pytest.mark.parametrize("layout", ["channels_last", "transposed", "every_second", "odd_rows", "expanded"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "transposed",
+        "expanded",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("channels_last", "every_second", "odd_rows")
+        ),
+    ],
+)
 def test_layout_of_each_tensor_changes_no_value(which, layout):
     """What is not adjacent, or not aligned in pairs, is read in place."""
     tensors = SAMPLE.tensors(torch.float32, DEVICE)
@@ -112,6 +122,7 @@ def test_nan_and_inf_spread_as_in_the_reference(value):
 TILES = [(name, axis, i) for (name, axis), tiles in triton_backend.TILES.items() for i in range(len(tiles))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "axis", "i"), TILES)
 def test_every_tile_that_may_be_chosen_computes_the_same(name, axis, i, monkeypatch):
     sample = Sample(1, 70, 3, 9, k=3, groups=1, scale=2)

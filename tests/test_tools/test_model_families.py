@@ -24,7 +24,11 @@ from mmcarafe.visualization import load_image, look
 MASKS = ("grey", "soft_teacher", "cond_inst", "solov2", "queryinst")
 
 
-@pytest.fixture(params=NOT)
+# these stand for the others: how images are loaded, nested detectors, queries with masks, no neck
+USUAL = ("grey", "soft_teacher", "queryinst", "ssd")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=() if name in USUAL else pytest.mark.slow) for name in NOT])
 def family(request) -> str:
     return request.param
 

@@ -49,7 +49,7 @@ def without(toy, tmp_path_factory) -> dict:
     ("settings", "options", "steps"),
     [
         ("", "points=[(40, 60)]", (3, 6)),
-        (NO_VALIDATION, "interval=2, points=[(40, 60)]", (6,)),
+        pytest.param(NO_VALIDATION, "interval=2, points=[(40, 60)]", (6,), marks=pytest.mark.slow),
         (NO_VALIDATION, "interval=4, by_epoch=False, points=[(40, 60)]", (4,)),
     ],
     ids=["validation", "epochs", "iterations"],

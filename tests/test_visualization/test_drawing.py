@@ -41,14 +41,13 @@ def test_every_picture_is_titled_and_explained():
 @pytest.mark.parametrize(
     "options",
     [
-        dict(levels=1),
         dict(levels=4, size=(2, 3)),
         dict(k=3, groups=2),
         dict(k=9),
-        dict(k=1),
-        dict(spread=0.0),
-        dict(spread=1e-4),
-        dict(spread=100.0),
+        dict(levels=1, k=1),
+        dict(levels=1, spread=0.0),
+        dict(levels=1, spread=1e-4),
+        dict(levels=1, spread=100.0),
         dict(levels=1, size=(14, 14), box=(20.5, 30.25, 41.0, 88.75)),
         dict(levels=1, size=(14, 14), box=(-9.0, 30.25, 200.0, 40.0)),
         dict(image=(40, 144), box=(0, 0, 144, 96)),
