@@ -61,7 +61,10 @@ def test_detections_are_mmdets(start):
             assert differing < 1e-4  # a probability of one half may round either way
 
 
-@pytest.mark.parametrize("start", ["fcos_r50-caffe_fpn", "yolox_s", "mask-rcnn_r50_fpn"])
+@pytest.mark.parametrize(
+    "start",
+    ["yolox_s", *(pytest.param(start, marks=SLOW) for start in ("fcos_r50-caffe_fpn", "mask-rcnn_r50_fpn"))],
+)
 def test_where_nothing_is_found_everything_is_zero(start):
     actual = detections(whole(lively(start, score_thr=1.0)), pictures(1, 160, 160))
     assert not actual["scores"].any() and not actual["boxes"].any() and (actual["labels"] == -1).all()

@@ -123,6 +123,7 @@ def one_process(rank: int, device: str, folder: str) -> None:
 
 
 @every_device
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(net, device, tmp_path):
     torch.multiprocessing.spawn(one_process, (device, str(tmp_path)), nprocs=2)
     torch.manual_seed(0)

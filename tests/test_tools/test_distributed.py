@@ -184,6 +184,7 @@ def assert_as_one_process(several: Path, one: Path) -> None:
         torch.testing.assert_close(value, last[name], rtol=1e-5, atol=1e-6)
 
 
+@SLOW
 def test_two_processes_compute_what_one_does(two, one):
     assert_as_one_process(two, one)
 

@@ -63,6 +63,7 @@ def test_training_goes_on_as_without_the_hook(config, without, toy, tmp_path, se
     assert pictures(tmp_path) == {f"carafe_neck_{name}_{step}.png" for name in NAMES for step in steps}
 
 
+@pytest.mark.slow
 def test_pictures_are_in_tensorboard(config, toy, tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     backends = "vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]\n"
