@@ -22,16 +22,8 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 pytestmark = pytest.mark.needs(torch="2.10")
 
-EXPORTED = (
-    "retinanet_r50_fpn",
-    "rtmdet_s",
-    "yolox_s",
-    "mask-rcnn_r50_fpn",
-    "fcos_r50-caffe_fpn",
-    "atss_r50_fpn",
-    "faster-rcnn_r50_pafpn",
-    "faster-rcnn_r50_fpn",
-)
+# test_detectors.py compares the others with mmdet; in ONNX they differ from one of these by a product
+EXPORTED = ("retinanet_r50_fpn", "fcos_r50-caffe_fpn", "rtmdet_s", "yolox_s", "mask-rcnn_r50_fpn")
 
 
 def exported(detector, path, dynamic=True):
