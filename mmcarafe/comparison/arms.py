@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmcarafe.errors import InputError
 
 PLACES = {"neck": ("neck",), "mask_head": ("roi_head.mask_head", "mask_head")}
-"""Where an upsampler can be put, and what mmdet's model configs call it: the first that there is."""
+"""The places of upsamplers, and what mmdet's model configs call each: the first name that is found."""
 
 BOTH = "both"
 

@@ -11,7 +11,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """What an arm has more than the baseline, over the seeds that both have."""
+    """The difference between an arm and the baseline, over the seeds that both have."""
 
     mean: float
     count: int

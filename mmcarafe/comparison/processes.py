@@ -42,7 +42,7 @@ def devices(jobs: int) -> list[str | None]:
 
 
 class Progress:
-    """How much is done, and when the rest may be, by the pace since the start."""
+    """Tell how much is done, and how long the rest may take at the pace since the start."""
 
     def __init__(self, runs: list[Run]) -> None:
         self.runs, self.over = runs, set()

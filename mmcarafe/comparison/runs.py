@@ -25,7 +25,7 @@ class Run:
     settings: str
     """Fingerprint of the arm's whole config: results of other settings are other results."""
     folder: Path
-    """Where its config, log, checkpoints and result are."""
+    """The folder of its config, log, checkpoints and result."""
 
     @property
     def key(self) -> tuple[str, int]:

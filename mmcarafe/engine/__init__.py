@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a training runs: hooks and the optimizer wrapper; importing them registers them with mmdet."""
+"""Hooks and the optimizer wrapper of a training; importing them registers them with mmdet."""
 
 from .amp_optim_wrapper import AmpOptimWrapper
 from .hooks.checkpoint_hook import CheckpointHook
