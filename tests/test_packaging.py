@@ -127,7 +127,7 @@ def test_the_wheel_has_configs_tools_and_an_index(installed):
 
 
 @pytest.mark.slow
-def test_a_config_and_the_tools_run_from_an_installed_wheel(installed, tmp_path):
+def test_an_installed_wheel_trains_tests_counts_and_exports(installed, tmp_path):
     mim = installed / "mmcarafe/.mim"
     run_installed(
         installed,
@@ -145,6 +145,18 @@ def test_a_config_and_the_tools_run_from_an_installed_wheel(installed, tmp_path)
         installed, mim / "tools/train.py", config, "--work-dir", "work",
         "--cfg-options", *small, "train_dataloader.batch_size=2", "train_cfg.max_epochs=1", cwd=tmp_path,
     )  # fmt: skip
-    assert (tmp_path / "work/epoch_1.pth").is_file()
+    weights = tmp_path / "work/epoch_1.pth"
+    smaller = ["--cfg-options", *small]
+    tested = run_installed(installed, mim / "tools/test.py", config, weights, *smaller, cwd=tmp_path)
+    assert "coco/segm_mAP" in tested
+    counted = run_installed(
+        installed, mim / "tools/analysis_tools/get_flops.py", config, *smaller, cwd=tmp_path
+    )
+    assert "GFLOPs" in counted
+    run_installed(
+        installed, mim / "tools/deployment/export_onnx.py", config, weights, "--part", "upsampler",
+        "--output", "upsampler.onnx", *smaller, cwd=tmp_path,
+    )  # fmt: skip
+    assert (tmp_path / "upsampler.onnx").is_file()
     code = "import mmcarafe; print(mmcarafe.__file__)"
     assert run_installed(installed, "-c", code, cwd=tmp_path).startswith(str(installed))

@@ -5,7 +5,11 @@ import pytest
 from commands import ROOT
 
 CONFIGS = sorted((ROOT / "configs/carafe").glob("*.py"))
-HEAVY = ("atss", "cascade", "htc", "mask2former", "panoptic", "rtmdet-ins", "solov2", "tood", "vfnet")
+# those that take long; others stand for them
+HEAVY = (
+    *("atss", "cascade", "htc", "mask2former", "panoptic", "rtmdet-ins", "solov2", "tood", "vfnet"),
+    *("mask-rcnn_r50_fpn-carafe_neck-only", "mask-rcnn_r50_fpn-carafe_head-only"),
+)
 every_config = pytest.mark.parametrize(
     "path",
     [

@@ -32,14 +32,15 @@ def run(features, masks, grad, args):
 
 
 def calls():
-    """Every sample in float32; in the other dtypes, which are cast as they are read, two, or all on a GPU."""
-    for sample, dtype in product(SAMPLES, triton_backend.DTYPES):
-        if dtype == torch.float32 or DEVICE == "cuda" or sample in SAMPLES[:2]:
-            yield pytest.param(sample, dtype)
+    """Everything on a GPU. In the interpreter, which is slow, every sample in float32 and every second one
+    channels last too; two in the other dtypes, which are cast as they are read."""
+    for (i, sample), dtype, name in product(enumerate(SAMPLES), triton_backend.DTYPES, FORMATS):
+        usual = dtype == torch.float32 and (name == "contiguous" or i % 2 == 0)
+        if DEVICE == "cuda" or usual or i < 2:
+            yield pytest.param(sample, dtype, FORMATS[name], id=f"{sample}-{str(dtype)[6:]}-{name}")
 
 
-@pytest.mark.parametrize(("sample", "dtype"), calls(), ids=str)
-@every_format
+@pytest.mark.parametrize(("sample", "dtype", "memory_format"), calls())
 def test_output_and_gradients_equal_the_loop(sample, dtype, memory_format):
     tensors = [t.contiguous(memory_format=memory_format) for t in sample.tensors(dtype, DEVICE)]
     for actual, expected in zip(run(*tensors, sample.args), sample.expected(), strict=True):
@@ -52,7 +53,7 @@ def test_sweep_equals_the_reference():
     if DEVICE == "cpu":  # the interpreter takes a second for what a GPU does in microseconds
         sizes |= dict(H=st.integers(1, 4), per_group=st.sampled_from([1, 3, 5, 17]), groups=st.integers(1, 2))
         sizes |= dict(k=st.sampled_from([1, 3, 5]))
-    sweep(lambda z: check(z, OPS, DEVICE), examples=5 if DEVICE == "cpu" else 60, **sizes)
+    sweep(lambda z: check(z, OPS, DEVICE), examples=4 if DEVICE == "cpu" else 60, **sizes)
 
 
 @pytest.mark.parametrize("which", range(3))

@@ -78,7 +78,7 @@ def rich(toy) -> Path:
 @pytest.fixture(scope="module")
 def whole_run(rich) -> Path:
     """The work directory of a run nothing happened to, with all its checkpoints."""
-    train(rich, "whole", "default_hooks.checkpoint.max_keep_ckpts=9")
+    train(rich, "whole", "default_hooks.checkpoint.max_keep_ckpts=9", run=call)
     return rich / "whole"
 
 
@@ -166,7 +166,7 @@ def test_killed_while_it_writes_and_damaged_it_ends_with_the_same_weights(rich, 
     assert (work / "epoch_2.pth").stat().st_size > len(half)
     assert "epoch_2.pth" not in (work / "last_checkpoint").read_text()
 
-    result = train(rich, "killed", resume=["--resume"])
+    result = train(rich, "killed", resume=["--resume"], run=call)
     assert "resumed epoch: 2" in result.stdout + result.stderr
     assert "epoch_3.pth" in names(work)
     assert differences(whole_run / "epoch_3.pth", work / "epoch_3.pth") == []

@@ -50,7 +50,9 @@ def without(toy, tmp_path_factory) -> dict:
     [
         ("", "points=[(40, 60)]", (3, 6)),
         pytest.param(NO_VALIDATION, "interval=2, points=[(40, 60)]", (6,), marks=pytest.mark.slow),
-        (NO_VALIDATION, "interval=4, by_epoch=False, points=[(40, 60)]", (4,)),
+        pytest.param(
+            NO_VALIDATION, "interval=4, by_epoch=False, points=[(40, 60)]", (4,), marks=pytest.mark.slow
+        ),
     ],
     ids=["validation", "epochs", "iterations"],
 )
