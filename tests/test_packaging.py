@@ -9,9 +9,13 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import mmdet
 import pytest
 import torch
 from mmengine.fileio import load
+
+from mmcarafe.__main__ import main
+from mmcarafe.ops import implementations
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,6 +55,17 @@ def test_the_layer_runs_without_mmcv():
     code = "import torch, sys; sys.modules['mmcv'] = None; from mmcarafe.layers import CARAFE; "
     result = python(code + "print(CARAFE(8)(torch.rand(1, 8, 5, 7)).shape)")
     assert "[1, 8, 10, 14]" in result.stdout, result.stderr
+
+
+def test_what_is_installed_and_runs_is_printed(capsys):
+    main()
+    said = dict(
+        line.split(maxsplit=1)
+        for line in capsys.readouterr().out.replace(" kernels", "-kernels").splitlines()
+    )
+    assert said["torch"] == torch.__version__ and said["mmdet"].split()[0] == mmdet.__version__
+    assert said["CPU-kernels"].startswith(implementations("cpu")[0])
+    assert (said["CUDA-kernels"] == "no CUDA device") != torch.cuda.is_available()
 
 
 def without_compiler(tmp_path) -> dict:

@@ -10,13 +10,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    ("errors", "ops"),
+    ("errors", "ops", ""),
     ("layers", "datasets", "checkpoint", "utils"),
     ("analysis", "visualization", "deploy"),
     ("engine",),
     ("models",),
     ("apis", "comparison"),
-    ("tools",),
+    ("tools", "__main__"),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

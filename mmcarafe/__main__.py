@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m mmcarafe``: print what is installed and which kernels run, for a report of a problem."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+import mmcarafe
+from mmcarafe.ops import cuda, implementations
+
+DISTRIBUTIONS = {
+    "mmengine": ("mmengine", "onedl-mmengine"),
+    "mmcv": ("mmcv", "onedl-mmcv"),
+    "mmdet": ("mmdet", "onedl-mmdetection"),
+    "triton": ("triton",),
+    "onnx": ("onnx",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+}
+"""What is imported, and the names under which it may be installed."""
+
+
+def version(names: tuple[str, ...]) -> str:
+    """Return the version of the first of some distributions that is installed, with its name if another."""
+    for name in names:
+        try:
+            return metadata.version(name) + ("" if name == names[0] else f" ({name})")
+        except metadata.PackageNotFoundError:
+            continue
+    return "not installed"
+
+
+def cpu_kernels() -> str:
+    """Return which kernels CPU tensors get, and all that this build and machine have, fastest first."""
+    known = implementations("cpu")
+    running = os.environ.get("MMCARAFE_CPU") or known[0]
+    return f"{running} (of {', '.join(known)}), {torch.get_num_threads()} threads"
+
+
+def cuda_kernels() -> str:
+    """Return which kernels CUDA tensors of each dtype get, or that there is no GPU."""
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    found = []
+    for dtype in (torch.float32, torch.float16):
+        x = torch.zeros(1, 64, 8, 8, dtype=dtype, device="cuda")
+        masks = torch.zeros(1, 25, 16, 16, dtype=dtype, device="cuda")
+        found.append(f"{cuda.choose('carafe', (x, masks), 5, 1, 2)} for {str(dtype)[6:]}")
+    return f"{', '.join(found)}, on {torch.cuda.get_device_name()}"
+
+
+def main() -> None:
+    """Print a line for each."""
+    lines = {
+        "mmcarafe": f"{mmcarafe.__version__} in {Path(mmcarafe.__file__).parent}",
+        "Python": f"{platform.python_version()}, {platform.platform()}",
+        "torch": torch.__version__,
+        **{name: version(names) for name, names in DISTRIBUTIONS.items()},
+        "CPU kernels": cpu_kernels(),
+        "CUDA kernels": cuda_kernels(),
+    }
+    for name, value in lines.items():
+        print(f"{name:<12} {value}")
+
+
+if __name__ == "__main__":
+    main()
