@@ -5,21 +5,29 @@ from mmcarafe import checkpoint, datasets, engine  # register themselves
 from mmcarafe.layers import CARAFE
 from mmcarafe.utils.registry import replace_given_classes
 
-from .dense_heads import BoxInstMaskHead, CondInstMaskHead, RTMDetInsHead, RTMDetInsSepBNHead, SOLOV2Head
+from .backbones import HourglassNet, HRNet
+from .dense_heads import (
+    BoxInstMaskHead,
+    CondInstMaskHead,
+    RTMDetInsHead,
+    RTMDetInsSepBNHead,
+    SOLOV2Head,
+    YOLACTProtonet,
+)
 from .fpg import FPG
-from .mask_heads import DynamicMaskHead, FCNMaskHead, HTCMaskHead, SCNetMaskHead
-from .necks import (
+from .fusion_necks import (
     BFP,
-    FPN,
-    FPN_CARAFE,
     HRFPN,
     NASFCOS_FPN,
-    PAFPN,
+    NASFPN,
     YOLOXPAFPN,
     CSPNeXtPAFPN,
-    FPN_DropBlock,
+    CTResNetNeck,
+    DyHead,
     YOLOV3Neck,
 )
+from .mask_heads import DynamicMaskHead, FCNMaskHead, HTCMaskHead, SCNetMaskHead
+from .necks import FPN, FPN_CARAFE, PAFPN, RFP, FPN_DropBlock
 from .pixel_decoders import (
     MaskFormerHead,
     MSDeformAttnPixelDecoder,

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """mmdet's one-stage mask branches, able to select any upsampler; registered under mmdet's names."""
 
+from collections.abc import Iterator
+
 from mmdet.models import dense_heads
 from mmdet.models.dense_heads import condinst_head, solov2_head
 from mmdet.registry import MODELS
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from mmcarafe.layers import UpsampleConfigError
 
-from .select_upsample import InitUpsamplers, SelectUpsample, Step
+from .select_upsample import InitUpsamplers, Place, ReplaceUpsample, SelectUpsample, Step
 
 
 class SOLOV2MaskFeatModule(SelectUpsample, solov2_head.MaskFeatModule):
@@ -58,6 +60,7 @@ class SelectMaskFeatures:
     """Mixin in front of a head that builds its ``mask_feature_head`` itself."""
 
     guide = ""
+    upsampling_part = "mask_feature_head"
     mask_features: type[nn.Module]
 
     def __init__(self, *args, **kwargs) -> None:
@@ -138,3 +141,20 @@ class RTMDetInsHead(SelectMaskFusion, dense_heads.RTMDetInsHead):
 @MODELS.register_module(force=True)
 class RTMDetInsSepBNHead(SelectMaskFusion, dense_heads.RTMDetInsSepBNHead):
     """mmdet's RTMDetInsSepBNHead with the ``upsample_cfg`` of :class:`RTMDetInsHead`."""
+
+
+@MODELS.register_module(force=True)
+class YOLACTProtonet(ReplaceUpsample, dense_heads.YOLACTProtonet):
+    """YOLACT's prototypes with the ``upsample_cfg`` of :class:`mmcarafe.models.FPN`."""
+
+    replaces = "the bilinear step between its convolutions, with ReLU behind it as in mmdet"
+
+    def places(self) -> Iterator[Place]:
+        """Yield each interpolation; behind every layer of ``protonet`` is an activation."""
+        channels = self.in_channels
+        for i, (out_channels, kernel_size) in enumerate(
+            zip(self.proto_channels, self.proto_kernel_sizes, strict=True)
+        ):
+            if out_channels is None:
+                yield Place(self.protonet, str(2 * i), channels, -kernel_size)
+            channels = out_channels or channels

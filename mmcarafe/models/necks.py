@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mmdet's necks that upsample, able to select any upsampler; registered under mmdet's names."""
+"""mmdet's pyramids with laterals, able to select any upsampler; registered under mmdet's names."""
 
 from mmdet.models import necks
 from mmdet.registry import MODELS
@@ -52,6 +52,18 @@ class FPN_DropBlock(SelectTopDown, necks.FPN_DropBlock):  # noqa: N801  mmdet's 
 @MODELS.register_module(force=True)
 class PAFPN(SelectTopDown, necks.PAFPN):
     """mmdet's PAFPN with the ``upsample_cfg`` of :class:`FPN`; the bottom-up path is mmdet's."""
+
+
+@MODELS.register_module(force=True)
+class RFP(SelectTopDown, necks.RFP):
+    """DetectoRS's RFP with the ``upsample_cfg`` of :class:`FPN`.
+
+    Each of its ``rfp_steps`` passes runs the same upsamplers, as it runs the same convolutions.
+    """
+
+    def upsample_steps(self) -> list[Step | None]:
+        """State the steps of an FPN, once for each pass."""
+        return super().upsample_steps() * self.rfp_steps
 
 
 @MODELS.register_module(force=True)
@@ -111,97 +123,3 @@ class FPN_CARAFE(InitUpsamplers, necks.FPN_CARAFE):  # noqa: N801  mmdet's name
                 "use FPN with upsample_cfg=dict(type='CARAFE'), which leaves such levels as they are"
             )
         return src[:, :, : dst.shape[2], : dst.shape[3]]
-
-
-class SelectPAFPN(SelectUpsample):
-    """Mixin: module i upsamples, reduced to the channels of input i, what joins that input."""
-
-    replaces = "steps of the top-down path, which share one `nn.Upsample` in mmdet"
-    guide = "the input that it joins"
-
-    def upsample_steps(self) -> list[Step | None]:
-        """State one step into each input but the last, with that input's channels."""
-        levels = reversed(range(len(self.in_channels) - 1))
-        return [Step(level, self.in_channels[level], 2, level) for level in levels]
-
-
-@MODELS.register_module(force=True)
-class YOLOXPAFPN(SelectPAFPN, necks.YOLOXPAFPN):
-    """mmdet's YOLOXPAFPN with an upsampler of its own for each step.
-
-    Args:
-        upsample_cfg (dict): ``type`` and its arguments; without a type, mmdet's ``nn.Upsample``.
-
-    Raises:
-        UpsampleConfigError: the type is not known or does not take the arguments.
-
-    Example:
-        >>> import torch
-        >>> from mmcarafe.models import YOLOXPAFPN
-        >>> neck = YOLOXPAFPN([8, 16], 4, num_csp_blocks=1, upsample_cfg=dict(type="CARAFE"))
-        >>> [tuple(level.shape) for level in neck((torch.rand(2, 8, 24, 24), torch.rand(2, 16, 12, 12)))]
-        [(2, 4, 24, 24), (2, 4, 12, 12)]
-    """
-
-
-@MODELS.register_module(force=True)
-class CSPNeXtPAFPN(SelectPAFPN, necks.CSPNeXtPAFPN):
-    """RTMDet's neck with the ``upsample_cfg`` of :class:`YOLOXPAFPN`."""
-
-
-@MODELS.register_module(force=True)
-class YOLOV3Neck(SelectUpsample, necks.YOLOV3Neck):
-    """mmdet's YOLOV3Neck with the ``upsample_cfg`` of :class:`mmcarafe.models.FPN`."""
-
-    replaces = "nearest-neighbour steps between its scales"
-    guide = SelectPAFPN.guide
-
-    def upsample_steps(self) -> list[Step | None]:
-        """State one step from each scale to the next finer one."""
-        finer = [self.num_scales - 2 - i for i in range(self.num_scales - 1)]
-        return [
-            Step(i, self.out_channels[i + 1], 2, finer[i], self.in_channels[i + 1])
-            for i in range(self.num_scales - 1)
-        ]
-
-
-@MODELS.register_module(force=True)
-class HRFPN(SelectUpsample, necks.HRFPN):
-    """mmdet's HRFPN with the ``upsample_cfg`` of :class:`mmcarafe.models.FPN`."""
-
-    replaces = "bilinear steps by 2, 4 and 8 that bring all branches to the size of the first"
-    guide = SelectPAFPN.guide
-
-    def upsample_steps(self) -> list[Step | None]:
-        """State one step for each branch but the first."""
-        return [
-            Step(i - 1, self.in_channels[i], 2**i, 0, self.in_channels[0]) for i in range(1, self.num_ins)
-        ]
-
-
-@MODELS.register_module(force=True)
-class BFP(SelectUpsample, necks.BFP):
-    """Libra R-CNN's BFP with the ``upsample_cfg`` of :class:`mmcarafe.models.FPN`; max-pooling stays."""
-
-    replaces = "nearest-neighbour steps from coarser levels to the refined one and from there to finer ones"
-    guide = SelectPAFPN.guide
-
-    def upsample_steps(self) -> list[Step | None]:
-        """State the gathering steps, of which the refined level's own changes nothing, then the others."""
-        gather = [(2**i, self.refine_level) for i in range(1, self.num_levels - self.refine_level)]
-        scatter = [(2 ** (self.refine_level - i), i) for i in range(self.refine_level)]
-        return [None, *(Step(i, self.in_channels, *step) for i, step in enumerate(gather + scatter))]
-
-
-@MODELS.register_module(force=True)
-class NASFCOS_FPN(SelectUpsample, necks.NASFCOS_FPN):  # noqa: N801  mmdet's name
-    """mmdet's NASFCOS_FPN with the ``upsample_cfg`` of :class:`mmcarafe.models.FPN`."""
-
-    replaces = "steps by 2 and 4 into merge cells and outputs; what keeps or reduces the size stays"
-
-    def upsample_steps(self) -> list[Step | None]:
-        """State the cells c02, c36 and c61, then context and output of P3, P4 and P5."""
-        c02, c36, c61, context, output = (
-            Step(i, self.out_channels, scale) for i, scale in enumerate((4, 4, 2, 4, 4))
-        )
-        return [c02, c36, c61, context, None, output, None, None, None]

@@ -38,6 +38,7 @@ class MaskFormerHead(dense_heads.MaskFormerHead):
     """
 
     replaces = "what its `pixel_decoder` selects"
+    upsampling_part = "pixel_decoder"
     guide = "as in its `pixel_decoder`"
 
     def __init__(self, *args, **kwargs) -> None:

@@ -2,7 +2,7 @@
 """How a component of mmdet takes another upsampler without a copy of its ``forward``."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
 from mmcarafe.layers import UpsampleConfigError, build_upsample
+from mmcarafe.utils.registry import takes_upsample_cfg
 
 from .interpolate import InterpolateWith, KeepOutput
 
@@ -34,17 +35,22 @@ def is_pretrained(init_cfg: dict | list | None) -> bool:
     )
 
 
-def takes_upsample_cfg(component: type) -> bool:
-    """Tell whether a constructor of mmdet's names ``upsample_cfg``, or hands it on to a parent that does."""
-    for owner in component.__mro__:
-        if owner is nn.Module:
-            break
-        parameters = inspect.signature(owner.__init__).parameters
-        if "upsample_cfg" in parameters:
-            return True
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            break
-    return False
+def selection(cfg: dict | None, component: type) -> tuple[dict, dict]:
+    """Split an ``upsample_cfg``: what selects an upsampler, or what mmdet's own interpolation takes.
+
+    Raises:
+        UpsampleConfigError: it says how to interpolate, but mmdet's component does so in a fixed way.
+    """
+    cfg = dict(cfg or {})
+    if cfg.get("type") is not None:
+        return cfg, {}
+    interpolation = {name: value for name, value in cfg.items() if name != "type"}
+    if interpolation and not takes_upsample_cfg(component):
+        raise UpsampleConfigError(
+            f"{component.__name__} upsamples in a fixed way: expected an upsample_cfg with a "
+            f"type, for instance dict(type='CARAFE'), got {cfg}"
+        )
+    return {}, interpolation
 
 
 class Step(NamedTuple):
@@ -80,6 +86,9 @@ class InitUpsamplers:
     guide = ""
     """Which map guides a guided type, in words; empty where there is none. In the same table."""
 
+    upsampling_part = ""
+    """The argument whose config takes ``upsample_cfg``, if the component's own does not."""
+
     def init_weights(self) -> None:
         """Initialise as mmdet does, then restore the upsamplers' own initialisation.
 
@@ -109,23 +118,15 @@ class SelectUpsample(InitUpsamplers):
     """Types that mmdet's own class knows."""
 
     def __init__(self, *args, **kwargs) -> None:
-        constructor = super().__init__
-        args, kwargs = by_name(constructor, args, kwargs)
-        cfg = dict(kwargs.pop("upsample_cfg", None) or {})
-        selected = cfg.get("type") is not None
-        interpolation = {} if selected else {name: value for name, value in cfg.items() if name != "type"}
+        args, kwargs = by_name(super().__init__, args, kwargs)
+        cfg, interpolation = selection(kwargs.pop("upsample_cfg", None), type(self))
         if interpolation:
-            if not takes_upsample_cfg(type(self)):
-                raise UpsampleConfigError(
-                    f"{type(self).__name__} interpolates in a fixed way: expected an upsample_cfg with a "
-                    f"type, for instance dict(type='CARAFE'), got {cfg}"
-                )
             kwargs["upsample_cfg"] = interpolation
         super().__init__(*args, **kwargs)
-        self._steps = self.upsample_steps() if selected else []
+        self._steps = self.upsample_steps() if cfg else []
         component = self.component or type(self).__name__
-        built = {step.module: step.build(cfg, component) for step in self._steps if step}
-        self.upsample_modules = ModuleList(built[i] for i in range(len(built)))
+        steps = {step.module: step for step in self._steps if step}
+        self.upsample_modules = ModuleList(steps[i].build(cfg, component) for i in range(len(steps)))
         self._guides = {}
         if any(map(is_guided, self.upsample_modules)):
             self._guides = {s.guide: KeepOutput() for s in self._steps if s and isinstance(s.guide, str)}
@@ -139,12 +140,16 @@ class SelectUpsample(InitUpsamplers):
         """
         raise NotImplementedError
 
+    def steps_of(self, levels: Sequence[Tensor]) -> list[Step | None]:
+        """Return the steps of one call, if their number depends on that of its levels."""
+        return self._steps
+
     def forward(self, *args, **kwargs):
         """Run mmdet's forward with the selected upsamplers; a subclass's own may call it."""
         if len(self.upsample_modules) == 0:
             return super().forward(*args, **kwargs)
         levels = args[0] if args else next(iter(kwargs.values()))
-        steps = [step and self._call(step, levels) for step in self._steps]
+        steps = [step and self._call(step, levels) for step in self.steps_of(levels)]
         with InterpolateWith(steps, self._guides.values()):
             return super().forward(*args, **kwargs)
 
@@ -167,3 +172,38 @@ class SelectUpsample(InitUpsamplers):
                 return SelectUpsample.forward(self, *args, **kwargs)
 
             cls.forward = forward
+
+
+class Place(NamedTuple):
+    """Where a component has a module that a selected upsampler replaces."""
+
+    owner: nn.Module
+    name: str
+    """The module's name in its owner."""
+    channels: int
+    scale: int
+
+
+class ReplaceUpsample(InitUpsamplers):
+    """Mixin in front of an mmdet component that upsamples by modules of its own.
+
+    With a ``type`` in ``upsample_cfg``, an upsampler takes the place of each that :meth:`places` states.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        args, kwargs = by_name(super().__init__, args, kwargs)
+        cfg, _ = selection(kwargs.pop("upsample_cfg", None), type(self))
+        super().__init__(*args, **kwargs)
+        self.upsample_modules = []  # a plain list: they are in their places already
+        for place in list(self.places()) if cfg else ():
+            upsample = Step(0, place.channels, place.scale).build(cfg, type(self).__name__)
+            setattr(place.owner, place.name, upsample)
+            self.upsample_modules.append(upsample)
+        if cfg and not self.upsample_modules:
+            raise UpsampleConfigError(
+                f"{type(self).__name__}: upsample_cfg {cfg} has no effect, since this one does not upsample"
+            )
+
+    def places(self) -> Iterator[Place]:
+        """Yield each module to replace, in the order of ``forward``."""
+        raise NotImplementedError

@@ -4,6 +4,7 @@
 Pure-Python configs of mmengine (``read_base``) have ``type=FPN``, the class, for which no registry is asked.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import wraps
 
@@ -11,6 +12,7 @@ from mmdet import registry as mmdet_registry
 from mmengine import registry as mmengine_registry
 from mmengine.config import Config
 from mmengine.registry import Registry
+from torch import nn
 
 from mmcarafe.errors import UpsampleConfigError
 
@@ -39,27 +41,66 @@ def with_successors(cfg: object, registry: Registry) -> object:
     """Replace the class that a config gives, or each of a list of configs, by its successor.
 
     Raises:
-        UpsampleConfigError: the class derives from one that has a successor, which would be needed for the
-            upsampler that the config selects.
+        UpsampleConfigError: the config selects an upsampler for a class that takes none, or that derives from
+            one with a successor, which would be needed for it.
     """
     if isinstance(cfg, list):
         return [with_successors(part, registry) for part in cfg]
     kind = cfg.get("type") if isinstance(cfg, dict | Config) else None
     if isinstance(kind, type) and (ours := successor(kind)):
         cfg = cfg.copy()
-        cfg["type"] = ours
-        return cfg
-    for selected in _selected(cfg) if kind else ():
+        cfg["type"] = kind = ours
+    for selected, given in _selected(cfg) if kind else ():
         with registry.switch_scope_and_registry(cfg.get("_scope_")) as scoped:
-            _check_parent(scoped.get(kind) if isinstance(kind, str) else kind, selected)
+            built = scoped.get(kind) if isinstance(kind, str) else kind
+        if given is cfg:
+            _check_takes(built)
+        _check_parent(built, selected)
     return cfg
 
 
-def _selected(cfg: dict | Config) -> list[str]:
-    """Return types of upsamplers that a config selects for its component, or an unregistered part of it."""
+def takes_upsample_cfg(component: type) -> bool:
+    """Tell whether a constructor of mmdet's names ``upsample_cfg``, or hands it on to a parent that does."""
+    for owner in component.__mro__:
+        if owner is nn.Module:
+            break
+        parameters = inspect.signature(owner.__init__).parameters
+        if "upsample_cfg" in parameters:
+            return True
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return False
+
+
+def upsampling_components() -> list[str]:
+    """List the names of this package's components, in whose configs ``upsample_cfg`` selects an upsampler."""
+    registered = mmdet_registry.MODELS.module_dict
+    return sorted(name for name, kind in registered.items() if hasattr(kind, "replaces"))
+
+
+def _selected(cfg: dict | Config) -> list[tuple[str, dict]]:
+    """Return types of upsamplers that a config selects for its component, or an unregistered part of it.
+
+    With each comes the component's config, or that of the part.
+    """
     parts = [cfg, *(part for part in cfg.values() if isinstance(part, dict) and "type" not in part)]
-    cfgs = [part.get("upsample_cfg") for part in parts]
-    return [cfg["type"] for cfg in cfgs if isinstance(cfg, dict) and cfg.get("type") is not None]
+    cfgs = [(part.get("upsample_cfg"), part) for part in parts]
+    return [(c["type"], part) for c, part in cfgs if isinstance(c, dict) and c.get("type") is not None]
+
+
+def _check_takes(kind: object) -> None:
+    """Refuse an upsampler in a component that takes none: mmdet's own would end in a trace, or ignore it."""
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        return
+    if part := getattr(kind, "upsampling_part", ""):
+        raise UpsampleConfigError(f"{kind.__name__}: put upsample_cfg into its {part}, which upsamples")
+    a_users = takes_upsample_cfg(kind) or any(map(successor, kind.__mro__))
+    if hasattr(kind, "replaces") or (a_users and not kind.__module__.startswith("mmdet.")):
+        return
+    raise UpsampleConfigError(
+        f"{kind.__name__} takes no upsample_cfg with a type: it does not upsample, or not by a step that can "
+        f"be replaced; these do: {', '.join(upsampling_components())}"
+    )
 
 
 def _check_parent(kind: object, selected: str) -> None:

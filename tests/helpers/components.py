@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from mmdet.models import dense_heads, layers, necks, seg_heads
+from mmdet.models import backbones, dense_heads, layers, necks, seg_heads
 from mmdet.models.roi_heads import mask_heads
 from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmcarafe import models
@@ -25,21 +26,34 @@ def pyramid(channels, sizes=EVEN, batch=2, requires_grad=False) -> list[Tensor]:
     ]
 
 
+def arguments(module: nn.Module, maps) -> list:
+    """What its ``forward`` takes, made of these maps."""
+    maps = list(maps)
+    height, width = (4 * size for size in maps[0].shape[2:])
+    if isinstance(module, layers.PixelDecoder):
+        return [maps, [dict(batch_input_shape=(height, width), img_shape=(height, width))] * len(maps[0])]
+    if isinstance(module, necks.RFP):
+        return [[maps[0].new_ones(len(maps[0]), 3, height, width), *maps]]
+    if isinstance(module, necks.NASFPN):  # halves the coarsest twice
+        return [[level[..., : level.shape[3] * 2 // 3].repeat(1, 1, 4, 4) for level in maps]]
+    if isinstance(module, dense_heads.YOLACTProtonet):
+        coefficients = torch.linspace(-1, 1, 2 * module.num_protos).view(2, -1)
+        return [maps, [InstanceData(coeffs=coefficients)] * len(maps[0])]
+    if isinstance(module, backbones.HRNet | backbones.HourglassNet):
+        return [maps[0].repeat_interleave(4, 2).repeat_interleave(4, 3)]  # an image
+    return [maps]
+
+
 def call(module: nn.Module, maps) -> list[Tensor]:
     """Run it on maps and flatten what it returns."""
-    arguments = [list(maps)]
-    if isinstance(module, layers.PixelDecoder):
-        height, width = (4 * size for size in maps[0].shape[2:])
-        meta = dict(batch_input_shape=(height, width), img_shape=(height, width))
-        arguments.append([meta] * len(maps[0]))
-    return flatten(module(*arguments))
+    return flatten(module(*arguments(module, maps)))
 
 
 def flatten(outputs) -> list[Tensor]:
     """The tensors of nested tuples, lists and dicts."""
     if isinstance(outputs, Tensor):
         return [outputs]
-    parts = outputs.values() if isinstance(outputs, dict) else outputs
+    parts = outputs.values() if isinstance(outputs, dict) else outputs or ()
     return [tensor for part in parts for tensor in flatten(part)]
 
 
@@ -231,6 +245,90 @@ COMPONENTS = {
     ),
     "BoxInstMaskHead": CONDINST,
     "CondInstMaskHead": CONDINST,
+    "RFP": Component(
+        necks,
+        dict(
+            in_channels=[16, 32, 64, 128],
+            out_channels=4,
+            num_outs=5,
+            rfp_steps=2,
+            aspp_out_channels=2,
+            rfp_backbone=dict(type="DetectoRS_ResNet", depth=50, base_channels=4, rfp_inplanes=8),
+        ),
+        [16, 32, 64, 128],
+        3,
+        NEAREST,
+    ),
+    "NASFPN": Component(
+        necks,
+        dict(in_channels=C, out_channels=4, num_outs=5, stack_times=2, norm_cfg=BN),
+        C,
+        6,
+        NEAREST,
+        odd=False,
+    ),
+    "DyHead": Component(
+        necks,
+        dict(in_channels=16, out_channels=16, num_blocks=2),
+        [16] * 3,
+        2,
+        dict(type="bilinear", align_corners=True),
+    ),
+    "CTResNetNeck": Component(
+        necks,
+        dict(in_channels=8, num_deconv_filters=(8, 4), num_deconv_kernels=(4, 4), use_dcn=False),
+        [8],
+        2,
+        None,
+        odd=False,
+    ),
+    "YOLACTProtonet": Component(
+        dense_heads,
+        dict(
+            num_classes=3,
+            in_channels=8,
+            proto_channels=(4, None, 6),
+            proto_kernel_sizes=(3, -2, 1),
+            num_protos=6,
+        ),
+        [8],
+        1,
+        BILINEAR,
+        odd=False,
+    ),
+    "HourglassNet": Component(
+        backbones,
+        dict(
+            downsample_times=2,
+            num_stacks=2,
+            stage_channels=(8, 12, 16),
+            stage_blocks=(1, 1, 1),
+            feat_channel=8,
+        ),
+        [3],
+        4,
+        NEAREST,
+    ),
+    "HRNet": Component(
+        backbones,
+        dict(
+            extra={
+                f"stage{i}": dict(
+                    num_modules=1,
+                    num_branches=i,
+                    block="BOTTLENECK" if i == 1 else "BASIC",
+                    num_blocks=(1,) * i,
+                    num_channels=(4,) if i == 1 else (4, 8, 12, 16)[:i],
+                )
+                for i in range(1, 5)
+            },
+            norm_eval=False,
+        ),
+        [3],
+        10,
+        NEAREST,
+        odd=False,
+    ),
     "RTMDetInsHead": Component(dense_heads, RTMDET, [8] * 3, 2, BILINEAR),
     "RTMDetInsSepBNHead": Component(dense_heads, RTMDET, [8] * 3, 2, BILINEAR),
 }

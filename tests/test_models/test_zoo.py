@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One line in any config of mmdet's zoo selects an upsampler, or ends in a sentence that says where."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import mmdet
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DefaultScope
+from torch import nn
+
+import mmcarafe.models
+from mmcarafe.layers import CARAFE, UpsampleConfigError
+from mmcarafe.utils.registry import upsampling_components
+
+CFG = dict(type="CARAFE", compressed_channels=4)
+ZOO = Path(mmdet.__file__).parent / ".mim/configs"
+OURS = [name for name in mmcarafe.models.__all__ if name in upsampling_components()]
+PARTS = {name: part for name in OURS if (part := getattr(MODELS.get(name), "upsampling_part", ""))}
+OTHERS = {
+    name: kind
+    for name, kind in MODELS.module_dict.items()
+    if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__.startswith("mmdet.")
+}
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_a_component_that_does_not_upsample_says_which_do(name):
+    for cfg in (dict(type=name), dict(type=f"mmdet.{name}"), dict(type=OTHERS[name])):
+        with pytest.raises(
+            UpsampleConfigError, match=f"^{OTHERS[name].__name__} takes no upsample_cfg.*YOLOXPAFPN$"
+        ):
+            MODELS.build(dict(cfg, upsample_cfg=CFG))
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_component_with_a_part_that_upsamples_names_the_part(name):
+    with pytest.raises(UpsampleConfigError, match=f"{name}: put upsample_cfg into its {PARTS[name]}"):
+        MODELS.build(dict(type=name, upsample_cfg=CFG))
+
+
+def components(cfg: object) -> Iterator[ConfigDict]:
+    """Yield the configs of all components in a model's config, from the outside inwards."""
+    parts = cfg if isinstance(cfg, list | tuple) else []
+    if isinstance(cfg, dict):
+        parts = cfg.values()
+        if cfg.get("type") in MODELS.module_dict:
+            yield cfg
+    for part in parts:
+        yield from components(part)
+
+
+@pytest.fixture(scope="module")
+def zoo() -> dict[str, dict[str, ConfigDict]]:
+    """The different configs of each type in all models of the zoo."""
+    found, without_base = {}, []
+    for path in sorted(ZOO.rglob("*.py")):
+        if not path.relative_to(ZOO).parts[0].startswith("_base_"):
+            try:
+                model = Config.fromfile(path, import_custom_modules=False).get("model")
+            except (FileNotFoundError, ModuleNotFoundError):  # of a package that is not there, or misspelt
+                without_base.append(path.name)
+                continue
+            for cfg in components(model):
+                found.setdefault(cfg["type"], {})[json.dumps(cfg, sort_keys=True, default=repr)] = cfg
+    assert len(without_base) < 20, without_base
+    return found
+
+
+def built(name: str, cfg: ConfigDict) -> nn.Module | None:
+    """The component with upsamplers; None where its settings leave nothing to upsample, as the error says."""
+    cfg = ConfigDict(cfg)
+    (cfg[PARTS[name]] if name in PARTS else cfg).upsample_cfg = CFG
+    try:
+        with torch.device("meta"), DefaultScope.overwrite_default_scope("mmdet"):
+            return MODELS.build(cfg)
+    except UpsampleConfigError as error:
+        if "has no effect" in str(error):
+            return None
+        raise
+
+
+@pytest.mark.slow
+def test_every_config_of_the_zoo_gets_upsamplers_or_that_sentence(zoo):
+    assert set(zoo) > {"RFP", "NASFPN", "DyHead", "ChannelMapper"}
+    without = {}
+    for name in OURS:
+        for cfg in zoo.get(name, {}).values():
+            component = built(name, cfg)
+            if component is None:
+                without.setdefault(name, []).append(cfg)
+            elif not any(isinstance(module, CARAFE) for module in component.modules()):
+                pytest.fail(f"no upsampler in {cfg}")
+    assert {name: len(cfgs) for name, cfgs in without.items()} == {}
