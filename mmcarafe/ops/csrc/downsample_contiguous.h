@@ -25,49 +25,86 @@ struct Shift {
   int64_t row, column, phase;
 };
 
-// The phases of the source rows around output row y of some maps, with zeros around them, kept from one y to
-// the next.
+// One vector of a row, zero outside of it; where all of it lies inside, without a loop.
+template <typename A, typename S>
+MMCARAFE_INLINE void copy_vector(A* to, const S* row, int64_t first, int64_t size) {
+  if (first >= 0 && first + kLanes<A> <= size)
+    store(to, load_as<A>(row + first));
+  else
+    copy_padded(to, kLanes<A>, row, first, size);
+}
+
+// Rows y - reach .. y + reach of the s*s phases of some maps, with zeros around them, kept from one y to the
+// next. Phases have z.H rows of z.W.
 template <typename A, typename S>
 class PhaseRows {
  public:
-  PhaseRows(int64_t maps, const Sizes& z)
-      : z_(z),
+  PhaseRows(int64_t maps, int64_t s, const Sizes& z)
+      : H_(z.H),
+        W_(z.W),
+        s_(s),
         reach_(phase_reach(z)),
-        width_((z.W + kLanes<A> - 1) / kLanes<A> * kLanes<A> + 2 * reach_),
+        frame_((reach_ + kLanes<A> - 1) / kLanes<A> * kLanes<A>),
+        width_(frame_ + (z.W + kLanes<A> - 1) / kLanes<A> * kLanes<A> + reach_),
         rows_(maps * stride()) {}
 
-  // Makes what the kernels of output row y cover readable.
+  // Makes the rows around y readable.
   void move_to(const S* first_map, int64_t maps, int64_t y) {
-    const int64_t ss = z_.s * z_.s, plane = z_.H * z_.W;
+    const int64_t rows = s_ * s_ * W_;  // of the map that make one of each of its phases
     const bool next = first_map == map_ && y == y_ + 1;
     for (int64_t row = next ? y + reach_ : y - reach_; row <= y + reach_; ++row)
       for (int64_t c = 0; c < maps; ++c) {
         A* to = rows_ + c * stride() + slot(row);
-        if (row < 0 || row >= z_.H)
-          __builtin_memset(to, 0, ss * width_ * sizeof(A));
-        else
-          split_subpixels(to, width_, width_, first_map + c * ss * plane + row * ss * z_.W, -reach_, z_);
+        const S* from = first_map + (c * H_ + row) * rows;
+        if (row < 0 || row >= H_) {
+          __builtin_memset(to, 0, s_ * s_ * width_ * sizeof(A));
+        } else {
+          if (c + 1 < maps) prefetch(from + H_ * rows, rows);
+          split(to + frame_, from);
+        }
       }
     map_ = first_map;
     y_ = y;
   }
 
-  // What a tap of the kernels of output row y covers in the first map, from x = 0 on.
-  const A* tap(int64_t t) {
-    const Shift shift(t, z_);
-    return rows_ + slot(y_ + shift.row) + shift.phase * width_ + reach_ + shift.column;
+  // Row y + row of a phase of the first map, from x = column on.
+  const A* at(int64_t row, int64_t column, int64_t phase) {
+    return rows_ + slot(y_ + row) + phase * width_ + frame_ + column;
   }
   // From a map to the next.
-  int64_t stride() const { return (2 * reach_ + 1) * z_.s * z_.s * width_; }
+  int64_t stride() const { return (2 * reach_ + 1) * s_ * s_ * width_; }
 
  private:
+  // The frame is left as it is, zero.
+  void split(A* to, const S* from) {
+    constexpr int64_t L = kLanes<A>;
+    for (int64_t i = 0; i < s_; ++i, from += s_ * W_, to += s_ * width_) {
+      if (s_ == 2 && W_ >= L) {
+        for (int64_t x = 0; x < W_; x += L) {
+          const int64_t l = x + L <= W_ ? x : W_ - L;  // the last vector may overlap the one before
+          Vector<A> even, odd;
+          deinterleave<A>(load_as<A>(from + 2 * l), load_as<A>(from + 2 * l + L), even, odd,
+                          std::make_index_sequence<L>{});
+          store(to + l, even);
+          store(to + width_ + l, odd);
+        }
+      } else if (s_ == 1 && W_ >= L) {
+        for (int64_t x = 0; x < W_; x += L) {
+          const int64_t l = x + L <= W_ ? x : W_ - L;
+          store(to + l, load_as<A>(from + l));
+        }
+      } else {
+        for (int64_t j = 0; j < s_; ++j)
+          for (int64_t l = 0; l < W_; ++l) to[j * width_ + l] = static_cast<A>(from[s_ * l + j]);
+      }
+    }
+  }
   int64_t slot(int64_t row) const {
     const int64_t slots = 2 * reach_ + 1;
-    return (row + slots) % slots * z_.s * z_.s * width_;
+    return (row + slots) % slots * s_ * s_ * width_;
   }
 
-  const Sizes& z_;
-  const int64_t reach_, width_;
+  const int64_t H_, W_, s_, reach_, frame_, width_;
   Buffer<A> rows_;
   const S* map_ = nullptr;
   int64_t y_ = 0;
@@ -98,14 +135,17 @@ void downsample(const Sizes& z, const void* first, const void* second, void* res
   const int64_t kk = z.k * z.k, ss = z.s * z.s, plane = z.H * z.W, Cg = z.C / z.G;
   const int64_t blocks = (z.W + L - 1) / L, chunks = channel_chunks(z);
   Buffer<A> packed(blocks * kk * L);
-  PhaseRows<A, S> source(Cg < kChannels ? Cg : kChannels, z);
+  PhaseRows<A, S> source(Cg < kChannels ? Cg : kChannels, z.s, z);
   Buffer<const A*> taps(kk);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t y = item % z.H, chunk = item / z.H % chunks, ng = item / z.H / chunks;
     const int64_t c_begin = chunk * kChannels, count = Cg - c_begin < kChannels ? Cg - c_begin : kChannels;
     const int64_t channel = ng * Cg + c_begin;
     source.move_to(features + channel * ss * plane, count, y);
-    for (int64_t t = 0; t < kk; ++t) taps[t] = source.tap(t);
+    for (int64_t t = 0; t < kk; ++t) {
+      const Shift shift(t, z);
+      taps[t] = source.at(shift.row, shift.column, shift.phase);
+    }
     for (int64_t block = 0; block < blocks; ++block)
       for (int64_t t = 0; t < kk; ++t)
         copy_padded(packed + (block * kk + t) * L, L, masks + (ng * kk + t) * plane + y * z.W, block * L,
@@ -153,16 +193,20 @@ void downsample_grad_masks(const Sizes& z, const void* first, const void* second
   const int64_t width = blocks * L, chunk = Cg < kCachedChannels ? Cg : kCachedChannels;
   Buffer<A> g(chunk * width);       // [channel][x]
   Buffer<A> sums(blocks * kk * L);  // [block][tap][lane]
-  PhaseRows<A, S> source(Cg, z);
+  PhaseRows<A, S> source(Cg, z.s, z);
   Buffer<const A*> taps(kk);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t y = item % z.H, ng = item / z.H;
     source.move_to(features + ng * Cg * ss * plane, Cg, y);
-    for (int64_t t = 0; t < kk; ++t) taps[t] = source.tap(t);
+    for (int64_t t = 0; t < kk; ++t) {
+      const Shift shift(t, z);
+      taps[t] = source.at(shift.row, shift.column, shift.phase);
+    }
     for (int64_t c = 0; c < Cg; c += chunk) {
       const int64_t count = Cg - c < chunk ? Cg - c : chunk, stride = source.stride();
       for (int64_t i = 0; i < count; ++i)
-        copy_padded(g + i * width, width, grad + (ng * Cg + c + i) * plane + y * z.W, 0, z.W);
+        for (int64_t x = 0; x < width; x += L)
+          copy_vector(g + i * width + x, grad + (ng * Cg + c + i) * plane + y * z.W, x, z.W);
       for (int64_t block = 0; block < blocks; ++block) {
         const A* v = g + block * L;
         A* to = sums + block * kk * L;
@@ -191,54 +235,46 @@ void downsample_grad_features(const Sizes& z, const void* first, const void* sec
   const S* grad = static_cast<const S*>(first);
   const S* masks = static_cast<const S*>(second);
   S* out = static_cast<S*>(result);
-  const int64_t kk = z.k * z.k, ss = z.s * z.s, plane = z.H * z.W, Cg = z.C / z.G, reach = phase_reach(z);
-  const int64_t blocks = (z.W + L - 1) / L, width = blocks * L + 2 * reach, rows = 2 * reach + 1;
-  const int64_t chunks = channel_chunks(z);
-  Buffer<A> packed(blocks * kk * L), g(CB * rows * width);
-  // taps, those of a phase next to each other, and where each reads
-  Buffer<int64_t> order(kk), starts(ss + 1), offsets(kk);
+  const int64_t kk = z.k * z.k, ss = z.s * z.s, plane = z.H * z.W, Cg = z.C / z.G;
+  const int64_t blocks = (z.W + L - 1) / L, chunks = channel_chunks(z);
+  Buffer<A> packed(blocks * kk * L);
+  PhaseRows<A, S> source((Cg < kChannels ? Cg + CB - 1 : kChannels), 1, z);
+  // taps, those of a phase next to each other, and what each reads
+  Buffer<int64_t> order(kk), starts(ss + 1);
+  Buffer<const A*> taps(kk);
   for (int64_t phase = 0, i = 0; phase < ss; ++phase, starts[phase] = i)
-    for (int64_t t = 0; t < kk; ++t) {
-      const Shift shift(t, z);
-      if (shift.phase != phase) continue;
-      order[i] = t;
-      offsets[i++] = (reach - shift.row) * width + reach - shift.column;
-    }
+    for (int64_t t = 0; t < kk; ++t)
+      if (Shift(t, z).phase == phase) order[i++] = t;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t y = item % z.H, chunk = item / z.H % chunks, ng = item / z.H / chunks;
-    const int64_t c_end = (chunk + 1) * kChannels < Cg ? (chunk + 1) * kChannels : Cg;
-    for (int64_t block = 0; block < blocks; ++block)
-      for (int64_t i = 0; i < kk; ++i) {
-        const Shift shift(order[i], z);
-        const int64_t row = y - shift.row;
-        const bool inside = row >= 0 && row < z.H;
-        copy_padded(packed + (block * kk + i) * L, L,
-                    masks + (ng * kk + order[i]) * plane + (inside ? row : 0) * z.W, block * L - shift.column,
-                    inside ? z.W : 0);
-      }
-    for (int64_t c = chunk * kChannels; c < c_end; c += CB) {
-      const int64_t count = c_end - c < CB ? c_end - c : CB;
-      for (int64_t i = 0; i < count; ++i)
-        for (int64_t p = 0; p < rows; ++p) {
-          const int64_t row = y + p - reach;
-          const bool inside = row >= 0 && row < z.H;
-          copy_padded(g + (i * rows + p) * width, width,
-                      grad + (ng * Cg + c + i) * plane + (inside ? row : 0) * z.W, -reach, inside ? z.W : 0);
-        }
+    const int64_t c_begin = chunk * kChannels, count = Cg - c_begin < kChannels ? Cg - c_begin : kChannels;
+    const int64_t channel = ng * Cg + c_begin;
+    source.move_to(grad + channel * plane, count, y);
+    for (int64_t i = 0; i < kk; ++i) {
+      const Shift shift(order[i], z);
+      const int64_t row = y - shift.row;
+      const bool inside = row >= 0 && row < z.H;
+      const S* from = masks + (ng * kk + order[i]) * plane + (inside ? row : 0) * z.W;
+      taps[i] = source.at(-shift.row, -shift.column, 0);
       for (int64_t block = 0; block < blocks; ++block)
+        copy_vector(packed + (block * kk + i) * L, from, block * L - shift.column, inside ? z.W : 0);
+    }
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t x = block * L, n = z.W - x < L ? z.W - x : L, stride = source.stride();
+      for (int64_t c = 0; c < count; c += CB)
         for (int64_t b = 0; b < ss; b += B) {
           Vector<A> sum[CB][B] = {};
 #pragma GCC unroll 2
           for (int j = 0; j < B; ++j)
             for (int64_t i = starts[b + j]; i < starts[b + j + 1]; ++i) {
               const Vector<A> m = load(packed + (block * kk + i) * L);
-              const A* v = g + offsets[i] + block * L;
+              const A* v = taps[i] + c * stride + x;
 #pragma GCC unroll 8
-              for (int n = 0; n < CB; ++n) sum[n][j] += load(v + n * rows * width) * m;
+              for (int l = 0; l < CB; ++l) sum[l][j] += load(v + l * stride) * m;
             }
-          for (int64_t i = 0; i < count; ++i)
-            join_subpixels<S, A, B>(out + (ng * Cg + c + i) * ss * plane + y * ss * z.W + z.s * block * L,
-                                    sum[i], b, z.W - block * L < L ? z.W - block * L : L, z);
+          for (int64_t i = 0; i < CB && c + i < count; ++i)
+            join_subpixels<S, A, B>(out + (channel + c + i) * ss * plane + y * ss * z.W + z.s * x, sum[i], b,
+                                    n, z);
         }
     }
   }
