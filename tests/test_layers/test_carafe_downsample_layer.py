@@ -60,7 +60,7 @@ def test_initialisation_is_kept():
     layer = CARAFEDownsample(64)
     for _ in range(2):
         assert layer.content_encoder.bias.eq(0).all() and layer.channel_compressor.bias.eq(0).all()
-        assert layer.content_encoder.weight.std() == pytest.approx(0.001, rel=0.1)
+        assert layer.content_encoder.weight.std().item() == pytest.approx(0.001, rel=0.1)
         layer.init_weights()
 
 
