@@ -49,7 +49,7 @@ def run(model, features, masks):
 
 
 # one of each kernel size, number of groups and scale: what else differs is not in the graph
-ONE_OF_EACH = {(type(s), s.args): s for s in SAMPLES + DOWNSAMPLES if 0 not in s}
+ONE_OF_EACH = {(type(s), s.args): s for s in [*SAMPLES, *DOWNSAMPLES[:2]] if 0 not in s}
 
 
 @pytest.mark.parametrize("sample", ONE_OF_EACH.values(), ids=str)
@@ -104,13 +104,13 @@ def test_a_program_that_downsamples_takes_odd_sizes_too():
         module,
         (torch.randn(1, 4, 8, 11),),
         dynamo=True,
-        dynamic_shapes=({2: Dim("h", min=2), 3: Dim("w", min=2)},),
+        dynamic_shapes=({2: Dim("h", min=3), 3: Dim("w", min=3)},),
         custom_translation_table=translation_table(),
         verbose=False,
     )
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     (name,) = (i.name for i in session.get_inputs())
-    for size in ((8, 11), (7, 12), (5, 5), (2, 4)):
+    for size in ((8, 11), (7, 12), (5, 5), (3, 4)):
         x = torch.randn(1, 4, *size)
         out = torch.from_numpy(session.run(None, {name: x.numpy()})[0])
         assert_close(out, module(x).detach())
