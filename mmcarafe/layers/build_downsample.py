@@ -12,7 +12,8 @@ from mmcarafe.errors import DownsampleConfigError
 from .build_upsample import construct
 from .carafe_downsample import CARAFEDownsample
 
-DOWNSAMPLE_TYPES: dict[str, Callable] = {"CARAFE": CARAFEDownsample}
+# as in upsample_cfg, mmcv's name too, under which it registers its upsampler
+DOWNSAMPLE_TYPES: dict[str, Callable] = {"carafe": CARAFEDownsample, "CARAFE": CARAFEDownsample}
 """Every type that ``downsample_cfg`` knows, beside what a user registers."""
 
 
@@ -58,7 +59,7 @@ def build_downsample(
         with registry.switch_scope_and_registry(None) as scoped:
             module = scoped.get(kind) or registry.get(kind)
     if not callable(module):
-        close = get_close_matches(str(kind).upper(), DOWNSAMPLE_TYPES, n=1, cutoff=0.5)
+        close = get_close_matches(str(kind), DOWNSAMPLE_TYPES, n=1, cutoff=0.5)
         raise DownsampleConfigError(
             f"{what} is not known"
             + (f"; did you mean {close[0]!r}?" if close else ".")

@@ -37,7 +37,7 @@ def registered():
 
 
 @pytest.mark.parametrize(
-    "kind", ["CARAFE", "CARAFEDownsample", "mmengine.CARAFEDownsample", CARAFEDownsample]
+    "kind", ["CARAFE", "carafe", "CARAFEDownsample", "mmengine.CARAFEDownsample", CARAFEDownsample]
 )
 @pytest.mark.parametrize("cfg_class", [dict, ConfigDict])
 def test_every_name_of_the_layer_takes_its_options(kind, cfg_class):
@@ -57,8 +57,8 @@ def test_a_registered_module(registered):
 @pytest.mark.parametrize(
     ("cfg", "message"),
     [
-        (dict(type="carafe"), "downsample_cfg type 'carafe' is not known; did you mean 'CARAFE'?"),
-        (dict(type="xyz"), "type 'xyz' is not known. Known types: CARAFE, and any module registered"),
+        (dict(type="carefe"), "downsample_cfg type 'carefe' is not known; did you mean 'carafe'?"),
+        (dict(type="xyz"), "type 'xyz' is not known. Known types: carafe, CARAFE, and any module registered"),
         (dict(type=None), "downsample_cfg type None is not known"),
         (dict(down_kernel=3), "downsample_cfg type None is not known"),
         (dict(type="SAPA"), "downsample_cfg type 'SAPA' makes maps larger; it is for an upsample_cfg"),
