@@ -10,6 +10,10 @@ class UpsampleConfigError(InputError):
     """An ``upsample_cfg`` names no known type, or arguments that its type does not take."""
 
 
+class DownsampleConfigError(InputError):
+    """A ``downsample_cfg`` names no known type, or arguments that its type does not take."""
+
+
 class DataError(InputError):
     """A data set cannot be used."""
 

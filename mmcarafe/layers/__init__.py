@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The upsamplers and their builder; imports torch and mmengine, and mmcv.cnn where one is built."""
+"""The resamplers and their builders; imports torch and mmengine, and mmcv.cnn where one is built."""
 
-from mmcarafe.errors import UpsampleConfigError
+from mmcarafe.errors import DownsampleConfigError, UpsampleConfigError
 
+from .build_downsample import build_downsample
 from .build_upsample import TYPES, build_upsample
 from .carafe import CARAFE
+from .carafe_downsample import CARAFEDownsample
 from .dlu import DLU
 from .dysample import DySample
 from .fade import FADE
@@ -17,8 +19,11 @@ __all__ = [
     "FADE",
     "SAPA",
     "TYPES",
+    "CARAFEDownsample",
+    "DownsampleConfigError",
     "DySample",
     "UpsampleConfigError",
+    "build_downsample",
     "build_upsample",
     "carafe_flops",
 ]

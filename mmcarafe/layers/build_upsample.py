@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from mmengine.registry import MODELS, Registry
 from torch import nn
 
-from mmcarafe.errors import UpsampleConfigError
+from mmcarafe.errors import InputError, UpsampleConfigError
 
 from .carafe import CARAFE
 from .dlu import DLU
@@ -180,6 +180,10 @@ def build_upsample(
         raise UpsampleConfigError(
             f"upsample_cfg type {kind!r}: {component} upsamples by {scale_factor}; leave scale_factor out"
         )
+    if getattr(module, "downsamples", False):
+        raise UpsampleConfigError(
+            f"upsample_cfg type {kind!r} makes maps smaller; it is for a downsample_cfg"
+        )
     known = TYPES.get(kind) if isinstance(kind, str) else None
     fixed = known.fixed if known else ()
     takes = inspect.signature(module).parameters
@@ -202,14 +206,17 @@ def build_upsample(
                 f"{component} does not have; types that work there: {unguided}"
             )
         defaults["guide_channels"] = guide_channels
-    arguments = {**defaults, **cfg}
+    return construct(f"upsample_cfg type {kind!r}", module, {**defaults, **cfg}, UpsampleConfigError)
+
+
+def construct(what: str, module: Callable, arguments: dict, config_error: type[InputError]) -> nn.Module:
+    """Return a module of some arguments; ``config_error`` names ``what`` and says which it takes."""
+    takes = inspect.signature(module)
     try:
-        inspect.signature(module).bind(**arguments)
+        takes.bind(**arguments)
         return module(**arguments)
     except (TypeError, ValueError, KeyError) as error:
-        raise UpsampleConfigError(
-            f"upsample_cfg type {kind!r}: {error}; it takes {', '.join(takes)}"
-        ) from error
+        raise config_error(f"{what}: {error}; it takes {', '.join(takes.parameters)}") from error
 
 
 def _lookup(kind: Any, registry: Registry) -> tuple[Any, Callable]:

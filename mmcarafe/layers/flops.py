@@ -66,5 +66,9 @@ def _count_similarity(inputs: list, outputs: list) -> Counter:
 
 # mmengine has no public way to register an op for every analyzer; mmdet's get_flops.py makes one of its own
 complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS.update(
-    {"mmcarafe::carafe": _count_operator, "mmcarafe::carafe_grad_masks": _count_similarity}
+    {
+        "mmcarafe::carafe": _count_operator,
+        "mmcarafe::carafe_downsample": _count_operator,
+        "mmcarafe::carafe_grad_masks": _count_similarity,
+    }
 )

@@ -21,6 +21,9 @@ class Upsampler(BaseModule):
 
     guided = False
 
+    downsamples = False
+    """Whether it makes maps smaller instead: ``scale_factor`` times, rounded up."""
+
     __constants__: tuple[str, ...] = ("channels", "scale_factor")
     """Arguments that are sizes: ints of 1 or more."""
 
@@ -48,7 +51,7 @@ class Upsampler(BaseModule):
                 raise ValueError(f"{name}: expected 1 or more, got {value}")
             if name.endswith("kernel") and value % 2 == 0:
                 raise ValueError(f"{name}: expected an odd number, got {value}")
-            if name in ("up_group", "groups") and self.channels % value:
+            if name in ("up_group", "down_group", "groups") and self.channels % value:
                 raise ValueError(f"{name}: expected a divisor of the {self.channels} channels, got {value}")
 
     def check_input(self, x: Tensor, guide: Tensor | None = None) -> None:

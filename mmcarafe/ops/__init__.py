@@ -3,8 +3,9 @@
 
 from . import cpu
 from .carafe import carafe
+from .carafe_downsample import carafe_downsample
 from .implementations import implementations, use_implementation
 
 cpu.load()
 
-__all__ = ["carafe", "implementations", "use_implementation"]
+__all__ = ["carafe", "carafe_downsample", "implementations", "use_implementation"]

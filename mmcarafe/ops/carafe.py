@@ -13,7 +13,6 @@ before it in one, for kernels that compute both at once. The reference is their 
 registered for a device replaces it there without touching a caller.
 """
 
-from collections.abc import Callable
 from math import prod
 
 import torch
@@ -22,7 +21,9 @@ from torch.library import Library
 from torch.utils.flop_counter import register_flop_formula
 
 from . import reference
-from .outputs import empty_carafe, empty_grad_features, empty_grad_masks, memory_format
+from .checks import check_arguments, check_masks, check_size
+from .outputs import empty_carafe, empty_grad_features, empty_grad_masks
+from .registering import closed_gradients, default_kernel, register, register_autocast, save, save_three
 
 _ARGS = "int kernel_size, int group_size, int scale_factor"
 _lib = Library("mmcarafe", "DEF")
@@ -63,57 +64,13 @@ def carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, s
         >>> carafe(features, masks, kernel_size=5, group_size=1, scale_factor=2).shape
         torch.Size([1, 16, 48, 48])
     """
-    _check(features, masks, kernel_size, group_size, scale_factor)
-    return torch.ops.mmcarafe.carafe.default(features, masks, kernel_size, group_size, scale_factor)
-
-
-def _check(features: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> None:
-    for name, value in (("features", features), ("masks", masks)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}")
-        if value.dim() != 4:
-            raise ValueError(f"{name}: expected 4 dimensions [N, C, H, W], got {tuple(value.shape)}")
-        if not value.is_floating_point():
-            raise TypeError(f"{name}: expected a floating-point dtype, got {value.dtype}")
-    for name, value in (("kernel_size", k), ("group_size", groups), ("scale_factor", scale)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}: expected an int, got {value!r}")
-        if value < 1:
-            raise ValueError(f"{name}: expected 1 or more, got {value}")
-    if k % 2 == 0:
-        raise ValueError(f"kernel_size: expected an odd number, got {k}")
+    sizes = dict(kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
+    check_arguments(features, masks, **sizes)
     N, C, H, W = features.shape
-    if C % groups:
-        raise ValueError(f"group_size: expected a divisor of the {C} channels, got {groups}")
-    expected = (N, groups * k * k, scale * H, scale * W)
-    if tuple(masks.shape) != expected:
-        raise ValueError(
-            f"masks: expected shape {expected} for features {tuple(features.shape)} with kernel_size={k}, "
-            f"group_size={groups}, scale_factor={scale}, got {tuple(masks.shape)}"
-        )
-    # not while tracing, where sizes may be symbols: the bound would become a condition on them
-    if not torch.compiler.is_compiling():
-        _check_size(N, C, scale * H, scale * W, features.element_size())
-    if features.device != masks.device:
-        raise ValueError(f"masks: expected the features' device {features.device}, got {masks.device}")
-    if features.dtype != masks.dtype and not torch.is_autocast_enabled(features.device.type):
-        raise TypeError(f"masks: expected the features' dtype {features.dtype}, got {masks.dtype}")
-
-
-def _check_size(N: int, C: int, H: int, W: int, element_size: int) -> None:
-    # as torch computes strides, in which an empty dimension counts as one
-    if prod(max(1, size) for size in (N, C, H, W)) * element_size > 2**63 - 1:
-        raise ValueError(f"output: expected at most 2**63 - 1 bytes, got shape {(N, C, H, W)}")
-
-
-def _default_kernel(function: Callable) -> Callable:
-    """Return the reference as a kernel for every device, with outputs in the first tensor's memory format."""
-
-    def kernel(first, second, k, groups, scale):
-        out = function(first, second, k, groups, scale)
-        return out.contiguous(memory_format=memory_format(first))
-
-    return kernel
+    target = scale_factor * H, scale_factor * W
+    check_masks(features, masks, (N, group_size * kernel_size**2, *target), **sizes)
+    check_size("output", N, C, *target, features.element_size())
+    return torch.ops.mmcarafe.carafe.default(features, masks, kernel_size, group_size, scale_factor)
 
 
 def _both_gradients(grad, features, masks, k, groups, scale):
@@ -130,9 +87,9 @@ def _empty_backward(grad, features, masks, *args):
 
 
 DEFAULT_KERNELS = {
-    "carafe": _default_kernel(reference.carafe),
-    "carafe_grad_features": _default_kernel(reference.grad_features),
-    "carafe_grad_masks": _default_kernel(reference.grad_masks),
+    "carafe": default_kernel(reference.carafe),
+    "carafe_grad_features": default_kernel(reference.grad_features),
+    "carafe_grad_masks": default_kernel(reference.grad_masks),
     "carafe_backward": _both_gradients,
 }
 FAKE_KERNELS = {
@@ -141,33 +98,6 @@ FAKE_KERNELS = {
     "carafe_grad_masks": empty_grad_masks,
     "carafe_backward": _empty_backward,
 }
-
-
-def _save(ctx, inputs, output):
-    first, second, *ctx.args = inputs
-    # the gradient of each tensor needs only the other one
-    ctx.save_for_backward(
-        first if ctx.needs_input_grad[1] else None, second if ctx.needs_input_grad[0] else None
-    )
-
-
-def _gradients(grad_first, grad_second, grad_both=None):
-    """Make the backward of an op from those that give its first and second gradient, or both."""
-
-    def backward(ctx, grad):
-        first, second = ctx.saved_tensors
-        if grad_both and all(ctx.needs_input_grad[:2]):
-            return *grad_both(grad, first, second, *ctx.args), None, None, None
-        d_first = grad_first(grad, second, ctx.args) if ctx.needs_input_grad[0] else None
-        d_second = grad_second(grad, first, ctx.args) if ctx.needs_input_grad[1] else None
-        return d_first, d_second, None, None, None
-
-    return backward
-
-
-def _save_three(ctx, inputs, output):
-    *tensors, ctx.args = *inputs[:3], inputs[3:]
-    ctx.save_for_backward(*tensors)
 
 
 def _gradients_of_backward(ctx, to_features, to_masks):
@@ -184,62 +114,14 @@ def _gradients_of_backward(ctx, to_features, to_masks):
     return d_grad, d_features, d_masks, None, None, None
 
 
-def _vmap(op):
-    """Let the mapped dimension join the batch, since samples do not depend on one another."""
-
-    def rule(info, in_dims, *inputs):
-        *tensors, k, groups, scale = inputs
-        tensors = [
-            t.unsqueeze(0).expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
-            for t, d in zip(tensors, in_dims[: len(tensors)], strict=True)
-        ]
-        out = op(*(t.flatten(0, 1) for t in tensors), k, groups, scale)
-        sizes = tensors[0].shape[:2]
-        if isinstance(out, Tensor):
-            return out.unflatten(0, sizes), 0
-        return tuple(t.unflatten(0, sizes) for t in out), (0,) * len(out)
-
-    return rule
-
-
-def _autocast(device: str, op):
-    def kernel(features, masks, k, groups, scale):
-        # as torch's own rules do, leave float64 alone
-        wide = torch.float64 in (features.dtype, masks.dtype)
-        dtype = torch.float64 if wide else torch.get_autocast_dtype(device)
-        with torch.autocast(device, enabled=False):
-            return op(features.to(dtype), masks.to(dtype), k, groups, scale)
-
-    return kernel
-
-
 def _register() -> None:
     ops = torch.ops.mmcarafe
-    forward = ops.carafe.default
-    to_features = ops.carafe_grad_features.default
-    to_masks = ops.carafe_grad_masks.default
     both = ops.carafe_backward.default
-    # <op>(features, masks): features from (grad, masks), masks from (grad, features)
-    backward = {
-        "carafe": _gradients(lambda g, m, a: to_features(g, m, *a), lambda g, x, a: to_masks(g, x, *a), both),
-        # first tensor is the output gradient: its gradient is the operator itself
-        "carafe_grad_features": _gradients(
-            lambda g, m, a: forward(g, m, *a), lambda g, y, a: to_masks(y, g, *a)
-        ),
-        "carafe_grad_masks": _gradients(
-            lambda g, x, a: forward(x, g, *a), lambda g, y, a: to_features(y, g, *a)
-        ),
-        "carafe_backward": _gradients_of_backward,
-    }
+    backward = {**closed_gradients("carafe", both), "carafe_backward": _gradients_of_backward}
     for name, kernel in DEFAULT_KERNELS.items():
-        qualified = f"mmcarafe::{name}"
-        save = _save_three if name == "carafe_backward" else _save
-        _lib.impl(name, kernel, "CompositeExplicitAutograd")
-        torch.library.register_fake(qualified, FAKE_KERNELS[name], lib=_lib)
-        torch.library.register_autograd(qualified, backward[name], setup_context=save, lib=_lib)
-        torch.library.register_vmap(qualified, _vmap(getattr(ops, name).default), lib=_lib)
-    for device in ("cpu", "cuda"):
-        _lib.impl("carafe", _autocast(device, forward), f"Autocast{device.upper()}")
+        setup = save_three if name == "carafe_backward" else save
+        register(_lib, name, kernel, FAKE_KERNELS[name], backward[name], setup)
+    register_autocast(_lib, "carafe")
     # k*k multiply-adds for each channel of each output pixel, whichever of the ops it is
     register_flop_formula(ops.carafe)(lambda x, m, k, g, s, *args, **kwargs: 2 * k * k * prod(x) * s * s)
     for op in (ops.carafe_grad_features, ops.carafe_grad_masks):

@@ -11,6 +11,7 @@ import torch
 from torch.library import Library
 
 from .carafe import DEFAULT_KERNELS
+from .carafe_downsample import DOWNSAMPLE_KERNELS
 
 
 def load() -> None:
@@ -55,7 +56,7 @@ def using(name: str) -> Iterator[None]:
         with warnings.catch_warnings():
             # overriding a registered kernel is the purpose
             warnings.filterwarnings("ignore", message="(?s)Warning only once for all operators")
-            for op, kernel in DEFAULT_KERNELS.items():
+            for op, kernel in (DEFAULT_KERNELS | DOWNSAMPLE_KERNELS).items():
                 override.impl(op, kernel)
         yield
     finally:

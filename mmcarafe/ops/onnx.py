@@ -41,12 +41,26 @@ def carafe(features, masks, kernel_size: int, group_size: int, scale_factor: int
     k, g, s = kernel_size, group_size, scale_factor
     N, H, W = (_size(features, axis) for axis in (0, 2, 3))
     m = _by_source_pixel(masks, s, (g, k * k), (N, H, W))  # [N, s*s, g, k*k, H, W]
-    out = None
-    for tap, window in enumerate(_windows(features, k, g)):
-        weights = op.Slice(m, _ints(tap), _ints(tap + 1), _ints(3))
-        term = op.Mul(window, weights)  # [N, s*s, g, C/g, H, W]
-        out = term if out is None else op.Add(out, term)
-    return _at_target(out, s, (N, H, W))
+    return _at_target(_reassemble(_windows(features, k, g), m), s, (N, H, W))
+
+
+def carafe_downsample(features, masks, kernel_size: int, group_size: int, stride: int):
+    """Write the downsampling operator as k*k multiply-adds of strided slices.
+
+    Args:
+        features: Tensor[N, C, H, W], sides multiples of the stride.
+        masks: Tensor[N, group_size * kernel_size**2, H / stride, W / stride].
+        kernel_size (int): k.
+        group_size (int): g.
+        stride (int): s.
+
+    Returns:
+        Tensor[N, C, H / stride, W / stride].
+    """
+    k, g = kernel_size, group_size
+    size = tuple(_size(masks, axis) for axis in (0, 2, 3))
+    m = _by_source_pixel(masks, 1, (g, k * k), size)  # [N, 1, g, k*k, H/s, W/s]
+    return _at_target(_reassemble(_windows(features, k, g, stride), m), 1, size)
 
 
 def carafe_grad_masks(grad, features, kernel_size: int, group_size: int, scale_factor: int):
@@ -71,8 +85,21 @@ def carafe_grad_masks(grad, features, kernel_size: int, group_size: int, scale_f
     return _at_target(op.Concat(*products, axis=3), s, (N, H, W))
 
 
-def _windows(features, k: int, g: int):
-    """Yield the map [N, 1, g, C/g, H, W] shifted by each tap of a kernel, with zeros outside."""
+def _reassemble(windows, m):
+    """Sum the windows [N, 1, g, C/g, H, W], each times its weights of [N, S, g, k*k, H, W]."""
+    out = None
+    for tap, window in enumerate(windows):
+        weights = op.Slice(m, _ints(tap), _ints(tap + 1), _ints(3))
+        term = op.Mul(window, weights)  # [N, S, g, C/g, H, W]
+        out = term if out is None else op.Add(out, term)
+    return out
+
+
+def _windows(features, k: int, g: int, stride: int = 1):
+    """Yield the map [N, 1, g, C/g, H, W] shifted by each tap of a kernel, with zeros outside.
+
+    Of a stride, every such row and column: [N, 1, g, C/g, H / stride, W / stride].
+    """
     r = k // 2
     N, H, W = (_size(features, axis) for axis in (0, 2, 3))
     frame = _ints(2 * r)
@@ -81,7 +108,8 @@ def _windows(features, k: int, g: int):
     for tap in range(k * k):
         dy, dx = divmod(tap, k)
         ends = op.Concat(op.Add(H, _ints(dy)), op.Add(W, _ints(dx)), axis=0)
-        yield op.Slice(x, _ints(dy, dx), ends, _ints(4, 5))
+        steps = () if stride == 1 else (_ints(stride, stride),)
+        yield op.Slice(x, _ints(dy, dx), ends, _ints(4, 5), *steps)
 
 
 def _by_source_pixel(t, s: int, channels: tuple[int, int], size: tuple):
@@ -105,4 +133,8 @@ def translation_table() -> dict[Callable, Callable]:
         dict: the operators and the functions that write them as ONNX.
     """
     ops = torch.ops.mmcarafe
-    return {ops.carafe.default: carafe, ops.carafe_grad_masks.default: carafe_grad_masks}
+    return {
+        ops.carafe.default: carafe,
+        ops.carafe_downsample.default: carafe_downsample,
+        ops.carafe_grad_masks.default: carafe_grad_masks,
+    }

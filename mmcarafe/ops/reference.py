@@ -17,14 +17,15 @@ from torch import Tensor
 _BLOCK = 384 * 1024
 
 
-def _acc_dtype(dtype: torch.dtype) -> torch.dtype:
+def acc_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that sums are formed in."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def _pad(features: Tensor, radius: int, groups: int) -> Tensor:
     """Frame each map with zeros: [N, C, H, W] -> [N, G, C/G, H+2r, W+2r], in the accumulation dtype."""
     N, C, H, W = features.shape
-    padded = features.new_zeros(N, C, H + 2 * radius, W + 2 * radius, dtype=_acc_dtype(features.dtype))
+    padded = features.new_zeros(N, C, H + 2 * radius, W + 2 * radius, dtype=acc_dtype(features.dtype))
     padded[..., radius : radius + H, radius : radius + W] = features
     return padded.unflatten(1, (groups, C // groups))
 
@@ -72,7 +73,7 @@ def grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int) 
     """
     N, C, sH, sW = grad.shape
     H, W, r = sH // scale, sW // scale, k // 2
-    dtype = _acc_dtype(grad.dtype)
+    dtype = acc_dtype(grad.dtype)
     g = _subpixels(grad, groups, scale)
     m = _subpixels(masks, groups, scale)
     x_grad = grad.new_zeros(N, groups, C // groups, H + 2 * r, W + 2 * r, dtype=dtype)

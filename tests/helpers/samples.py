@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operator as loops, the inputs it is checked on, and how close each dtype has to come."""
 
-from functools import cache
+from collections.abc import Callable
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmcarafe.ops import implementations
+from mmcarafe.ops import carafe, carafe_downsample, implementations
 
 # The inputs are exact in every dtype. Results are: accumulated in float32 or better, then rounded once.
 TOLERANCE = {
@@ -28,13 +29,22 @@ def assert_close(actual: Tensor, expected: Tensor, **tolerance) -> None:
 
 def loop(features: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> Tensor:
     """The operator read off its formula: one product at a time, terms outside the map left out."""
+    return _loop(features, masks, k, groups, lambda target: target // scale)
+
+
+def loop_downsample(features: Tensor, masks: Tensor, k: int, groups: int, stride: int) -> Tensor:
+    """The same of the downsampling operator."""
+    return _loop(features, masks, k, groups, lambda target: stride * target)
+
+
+def _loop(features: Tensor, masks: Tensor, k: int, groups: int, centre: Callable[[int], int]) -> Tensor:
     N, C, H, W = features.shape
-    r = k // 2
-    out = features.new_zeros(N, C, scale * H, scale * W)
-    for c, i, j in product(range(C), range(scale * H), range(scale * W)):
+    r, target = k // 2, masks.shape[2:]
+    out = features.new_zeros(N, C, *target)
+    for c, i, j in product(range(C), *map(range, target)):
         total = features.new_zeros(N)
         for dy, dx in product(range(-r, r + 1), repeat=2):
-            y, x = i // scale + dy, j // scale + dx
+            y, x = centre(i) + dy, centre(j) + dx
             if 0 <= y < H and 0 <= x < W:
                 kernel = c // (C // groups) * k * k + (dy + r) * k + (dx + r)
                 total = total + masks[:, kernel, i, j] * features[:, c, y, x]
@@ -52,6 +62,9 @@ class Sample(NamedTuple):
     k: int
     groups: int
     scale: int
+
+    operator = staticmethod(carafe)
+    loop = staticmethod(loop)
 
     def __str__(self) -> str:
         return f"{self.N}x{self.C}x{self.H}x{self.W}-k{self.k}-g{self.groups}-s{self.scale}"
@@ -79,10 +92,26 @@ class Sample(NamedTuple):
         return _expected(self)
 
 
-@cache
+class Downsample(Sample):
+    """The same of the downsampling operator: scale is the stride, and H and W are sizes of the output."""
+
+    operator = staticmethod(carafe_downsample)
+    loop = staticmethod(loop_downsample)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}-down"
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of features, masks and output."""
+        N, C, H, W, k, groups, s = self
+        return (N, C, s * H, s * W), (N, groups * k * k, H, W), (N, C, H, W)
+
+
+@lru_cache(maxsize=None, typed=True)
 def _expected(sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
     features, masks, grad = sample.tensors(requires_grad=True)
-    out = loop(features, masks, *sample.args)
+    out = sample.loop(features, masks, *sample.args)
     if out.grad_fn is None:  # nothing was multiplied
         return out, torch.zeros_like(features), torch.zeros_like(masks)
     return out.detach(), *torch.autograd.grad(out, (features, masks), grad)
@@ -113,7 +142,10 @@ SAMPLES = [
     Sample(2, 0, 3, 4, k=3, groups=1, scale=2),
 ]
 
+DOWNSAMPLES = [Downsample(*sample) for sample in SAMPLES if sample.scale > 1]
+
 every_sample = pytest.mark.parametrize("sample", SAMPLES, ids=str)
+every_operators_sample = pytest.mark.parametrize("sample", SAMPLES + DOWNSAMPLES, ids=str)
 every_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype)[6:])
 # Compiled kernels where they are built, and always the reference.
 every_implementation = pytest.mark.parametrize("implementation", implementations("cpu"), indirect=True)

@@ -48,18 +48,26 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert ours.dtype == theirs.dtype
 
 
-def check(z: dict[str, Any], ops: Ops, device: str = "cpu") -> None:
+REFERENCE = Ops(reference.carafe, reference.grad_features, reference.grad_masks)
+
+
+def check(
+    z: dict[str, Any], ops: Ops, device: str = "cpu", expected: Ops = REFERENCE, downsample: bool = False
+) -> None:
     """Compare one call of each op with the reference on the CPU."""
     torch.manual_seed(z["seed"])
     N, H, W, k, G, s = (z[key] for key in ("N", "H", "W", "k", "groups", "scale"))
     C, args = G * z["per_group"], (k, G, s)
-    x = draw(z["layout"], z["dtype"], N, C, H, W)
-    m = draw(z["layout"], z["dtype"], N, G * k * k, s * H, s * W)
-    grad = draw(z["layout"], z["dtype"], N, C, s * H, s * W)
+    source, target = (H, W), (s * H, s * W)
+    if downsample:
+        source, target = target, source
+    x = draw(z["layout"], z["dtype"], N, C, *source)
+    m = draw(z["layout"], z["dtype"], N, G * k * k, *target)
+    grad = draw(z["layout"], z["dtype"], N, C, *target)
     dx, dm, dgrad = (t.to(device) for t in (x, m, grad))
-    close(ops.carafe(dx, dm, *args), reference.carafe(x, m, *args))
-    close(ops.grad_features(dgrad, dm, *args), reference.grad_features(grad, m, *args))
-    close(ops.grad_masks(dgrad, dx, *args), reference.grad_masks(grad, x, *args))
+    close(ops.carafe(dx, dm, *args), expected.carafe(x, m, *args))
+    close(ops.grad_features(dgrad, dm, *args), expected.grad_features(grad, m, *args))
+    close(ops.grad_masks(dgrad, dx, *args), expected.grad_masks(grad, x, *args))
 
 
 def sweep(test: Callable[[dict], None], examples: int, **sizes: st.SearchStrategy) -> None:

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from samples import SAMPLES, Sample, fastest_and_reference
+from samples import SAMPLES, Downsample, Sample, fastest_and_reference
 from torch.autograd import gradcheck, gradgradcheck
 
 import mmcarafe.ops  # noqa: F401  registers the ops
@@ -14,8 +14,16 @@ few_samples = pytest.mark.parametrize(
     [Sample(1, 2, 2, 1, k=3, groups=2, scale=2), Sample(2, 2, 1, 2, k=3, groups=1, scale=1)],
     ids=str,
 )
-OPS = ("carafe", "carafe_grad_features", "carafe_grad_masks", "carafe_backward")
-every_op = pytest.mark.parametrize("name", OPS)
+INPUTS = {
+    "carafe": ("features", "masks"),
+    "carafe_grad_features": ("grad", "masks"),
+    "carafe_grad_masks": ("grad", "features"),
+    "carafe_backward": ("grad", "features", "masks"),
+    "carafe_downsample": ("features", "masks"),
+    "carafe_downsample_grad_features": ("grad", "masks"),
+    "carafe_downsample_grad_masks": ("grad", "features"),
+}
+every_op = pytest.mark.parametrize("name", INPUTS)
 OPCHECKED = {
     "contiguous": (Sample(2, 4, 3, 5, k=3, groups=2, scale=2), torch.contiguous_format),
     "channels_last": (Sample(2, 4, 3, 5, k=3, groups=2, scale=2), torch.channels_last),
@@ -27,14 +35,13 @@ OPCHECKED = {
 
 def call(name, sample, dtype=torch.float64, requires_grad=True):
     """An op with arguments that fit it."""
-    features, masks, grad = sample.tensors(dtype, requires_grad=requires_grad)
-    tensors = {
-        "carafe": (features, masks),
-        "carafe_grad_features": (grad, masks),
-        "carafe_grad_masks": (grad, features),
-        "carafe_backward": (grad, features, masks),
-    }[name]
-    return getattr(torch.ops.mmcarafe, name).default, (*tensors, *sample.args)
+    if "downsample" in name:
+        sample = Downsample(*sample)
+    tensors = dict(
+        zip(("features", "masks", "grad"), sample.tensors(dtype, requires_grad=requires_grad), strict=True)
+    )
+    op = getattr(torch.ops.mmcarafe, name).default
+    return op, (*(tensors[t] for t in INPUTS[name]), *sample.args)
 
 
 @pytest.mark.usefixtures("implementation")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmcarafe import carafe
+from mmcarafe.ops import carafe_downsample
 
 RIGHT = dict(
     features=torch.rand(2, 4, 3, 5),
@@ -84,6 +85,18 @@ def test_wrong_type(wrong, message):
 def test_wrong_value(wrong, message):
     with pytest.raises(ValueError, match=message):
         carafe(**{**RIGHT, **wrong})
+
+
+def test_a_wrong_stride_and_masks_of_another_size_than_rounded_up():
+    features, masks = torch.rand(2, 4, 5, 6), torch.rand(2, 9, 3, 3)
+    assert carafe_downsample(features, masks, 3, 1, 2).shape == (2, 4, 3, 3)
+    with pytest.raises(ValueError, match="stride: expected 1 or more, got 0"):
+        carafe_downsample(features, masks, 3, 1, 0)
+    expected = r"\(2, 9, 3, 3\) for features \(2, 4, 5, 6\) with kernel_size=3, group_size=1, stride=2, got"
+    with pytest.raises(ValueError, match=f"masks: expected shape {expected}"):
+        carafe_downsample(features, torch.rand(2, 9, 2, 3), 3, 1, 2)
+    with pytest.raises(ValueError, match=r"zeros up to the stride: expected at most 2\*\*63 - 1 bytes"):
+        carafe_downsample(features, torch.rand(2, 9, 1, 1), 3, 1, 2**40)
 
 
 def test_meta_tensors_give_the_shape_without_computing():

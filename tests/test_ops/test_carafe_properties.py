@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from samples import Sample, assert_close, fastest_and_reference
+from samples import Downsample, Sample, assert_close, fastest_and_reference
 
 from mmcarafe import carafe
+from mmcarafe.ops import carafe_downsample
 
 pytestmark = [fastest_and_reference, pytest.mark.usefixtures("implementation")]
 check = settings(
@@ -139,3 +140,40 @@ def test_the_three_ops_are_adjoint(sample):
     form = (carafe(features, masks, *sample.args) * grad).sum()
     assert_close((features * ops.carafe_grad_features(grad, masks, *sample.args)).sum(), form)
     assert_close((masks * ops.carafe_grad_masks(grad, features, *sample.args)).sum(), form)
+
+
+@check
+@given(samples())
+def test_downsampling_is_every_stride_th_pixel_of_scale_1(sample):
+    """Sizes that are no multiples of the stride included; and so are its gradients."""
+    k, groups, stride = sample.args
+    features, masks, _ = sample._replace(scale=1).tensors(requires_grad=True)
+    every = (..., slice(None, None, stride), slice(None, None, stride))
+    results = []
+    for out in (
+        carafe_downsample(features, masks[every], *sample.args),
+        carafe(features, masks, k, groups, 1)[every],
+    ):
+        results.append((out, *torch.autograd.grad(out.square().sum(), (features, masks))))
+    for actual, expected in zip(*results, strict=True):
+        assert_close(actual, expected)
+
+
+@check
+@given(samples())
+def test_uniform_mask_of_downsampling_is_average_pooling(sample):
+    k, groups, stride = sample.args
+    features, _, _ = sample.tensors()
+    mean = F.avg_pool2d(features, k, stride, k // 2, count_include_pad=True)
+    masks = torch.full((sample.N, groups * k * k, *mean.shape[2:]), 1 / k**2, dtype=features.dtype)
+    assert_close(carafe_downsample(features, masks, *sample.args), mean)
+
+
+@check
+@given(samples())
+def test_the_three_ops_of_downsampling_are_adjoint(sample):
+    features, masks, grad = Downsample(*sample).tensors()
+    ops = torch.ops.mmcarafe
+    form = (carafe_downsample(features, masks, *sample.args) * grad).sum()
+    assert_close((features * ops.carafe_downsample_grad_features(grad, masks, *sample.args)).sum(), form)
+    assert_close((masks * ops.carafe_downsample_grad_masks(grad, features, *sample.args)).sum(), form)

@@ -3,12 +3,14 @@
 
 import pytest
 import torch
-from samples import SAMPLES, Sample, assert_close
+from samples import SAMPLES, Downsample, Sample, assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmcarafe import carafe
 
 SAMPLE = Sample(2, 4, 3, 5, k=3, groups=2, scale=2)
+SAMPLE_OF_EACH = [SAMPLE, Downsample(*SAMPLE)]
+of_each = pytest.mark.parametrize("sample", SAMPLE_OF_EACH, ids=str)
 
 
 class Upsample(torch.nn.Module):
@@ -38,23 +40,26 @@ def compiler():
 
 
 @pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("sample", [SAMPLE, *(s for s in SAMPLES if 0 in s or s.H * s.W == 1)], ids=str)
+@pytest.mark.parametrize(
+    "sample", [*SAMPLE_OF_EACH, *(s for s in SAMPLES if 0 in s or s.H * s.W == 1)], ids=str
+)
 def test_compiled_without_graph_break_equals_eager(sample):
-    compiled = torch.compile(carafe, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(sample.operator, fullgraph=True, backend="aot_eager")
     for actual, expected in zip(results(compiled, sample), sample.expected(), strict=True):
         assert_close(actual, expected)
 
 
 @pytest.mark.usefixtures("compiler")
+@of_each
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_inductor_equals_eager(memory_format):
+def test_inductor_equals_eager(memory_format, sample):
     """The operator alone: torch's generated kernels would take a C++ compiler and half a minute."""
-    compiled = torch.compile(carafe, fullgraph=True)
+    compiled = torch.compile(sample.operator, fullgraph=True)
 
     def function(features, masks, *args):
         return compiled(features.contiguous(memory_format=memory_format), masks, *args)
 
-    for actual, expected in zip(results(function, SAMPLE), SAMPLE.expected(), strict=True):
+    for actual, expected in zip(results(function, sample), sample.expected(), strict=True):
         assert_close(actual, expected)
 
 
@@ -101,9 +106,10 @@ def test_one_compilation_serves_all_sizes(backward):
             assert_close(grad, expected, rtol=1e-4, atol=1e-4)
 
 
+@of_each
 @pytest.mark.parametrize("in_dims", [(0, 0), (1, None), (None, 2), (-1, 3)], ids=str)
-def test_vmap_equals_a_loop(in_dims):
-    features, masks, _ = SAMPLE.tensors(torch.float64)
+def test_vmap_equals_a_loop(in_dims, sample):
+    features, masks, _ = sample.tensors(torch.float64)
     pair = [
         t if d is None else torch.stack([t, t.flip(0), -t], d)
         for t, d in zip((features, masks), in_dims, strict=True)
@@ -113,8 +119,8 @@ def test_vmap_equals_a_loop(in_dims):
     def at(i):
         return [t if d is None else t.select(d, i) for t, d in zip(pair, in_dims, strict=True)]
 
-    out = torch.func.vmap(lambda f, m: carafe(f, m, *SAMPLE.args), in_dims)(*pair)
-    loop = torch.stack([carafe(*at(i), *SAMPLE.args) for i in range(3)])
+    out = torch.func.vmap(lambda f, m: sample.operator(f, m, *sample.args), in_dims)(*pair)
+    loop = torch.stack([sample.operator(*at(i), *sample.args) for i in range(3)])
     assert_close(out, loop)
     for got, expected in zip(
         *(torch.autograd.grad(y.square().sum(), pair) for y in (out, loop)), strict=True
@@ -142,30 +148,33 @@ def test_traced_program_equals_eager():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_autocast_computes_in_its_dtype_and_returns_gradients_in_the_inputs_dtype(dtype):
-    features, masks, grad = SAMPLE.tensors(torch.float32, requires_grad=True)
+@of_each
+def test_autocast_computes_in_its_dtype_and_returns_gradients_in_the_inputs_dtype(dtype, sample):
+    features, masks, grad = sample.tensors(torch.float32, requires_grad=True)
     with torch.autocast("cpu", dtype=dtype):
-        out = carafe(features, masks, *SAMPLE.args)
+        out = sample.operator(features, masks, *sample.args)
     assert out.dtype == dtype
     out.backward(grad.to(dtype))
     assert features.grad.dtype == masks.grad.dtype == torch.float32
-    for actual, expected in zip((out, features.grad, masks.grad), SAMPLE.expected(), strict=True):
+    for actual, expected in zip((out, features.grad, masks.grad), sample.expected(), strict=True):
         assert_close(actual, expected, rtol=2**-7, atol=1e-5)
 
 
-def test_autocast_accepts_mixed_dtypes():
-    features, masks, _ = SAMPLE.tensors(torch.float32)
+@of_each
+def test_autocast_accepts_mixed_dtypes(sample):
+    features, masks, _ = sample.tensors(torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = carafe(features, masks.bfloat16(), *SAMPLE.args)
-        assert out.equal(carafe(features.bfloat16(), masks, *SAMPLE.args))
-    assert_close(out, SAMPLE.expected()[0])
+        out = sample.operator(features, masks.bfloat16(), *sample.args)
+        assert out.equal(sample.operator(features.bfloat16(), masks, *sample.args))
+    assert_close(out, sample.expected()[0])
 
 
-def test_autocast_leaves_float64_alone_as_torch_does():
-    features, masks, _ = SAMPLE.tensors(torch.float64)
+@of_each
+def test_autocast_leaves_float64_alone_as_torch_does(sample):
+    features, masks, _ = sample.tensors(torch.float64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert (features[0, 0] @ masks[0, 0, :5]).dtype == torch.float64
-        out = carafe(features, masks, *SAMPLE.args)
+        assert (features[0, 0] @ features[0, 0].T).dtype == torch.float64
+        out = sample.operator(features, masks, *sample.args)
     assert out.dtype == torch.float64
 
 
@@ -184,11 +193,13 @@ def test_autocast_inside_a_compiled_function():
     assert_close(out, SAMPLE.expected()[0])
 
 
-@pytest.mark.parametrize("sample", [SAMPLE, Sample(1, 6, 4, 5, k=5, groups=1, scale=3)], ids=str)
+@pytest.mark.parametrize(
+    "sample", [*SAMPLE_OF_EACH, Sample(1, 6, 4, 5, 5, 1, 3), Downsample(1, 6, 4, 5, 5, 1, 3)], ids=str
+)
 def test_flops_are_one_multiply_and_one_add_for_each_term(sample):
     features, masks, _ = sample.tensors(requires_grad=True)
     with FlopCounterMode(display=False) as counter:
-        out = carafe(features, masks, *sample.args)
+        out = sample.operator(features, masks, *sample.args)
     flops = 2 * sample.k**2 * out.numel()
     assert counter.get_total_flops() == flops
     with FlopCounterMode(display=False) as counter:

@@ -5,11 +5,12 @@ import pytest
 import torch
 from samples import (
     SAMPLES,
+    Downsample,
     Sample,
     assert_close,
     every_dtype,
     every_implementation,
-    every_sample,
+    every_operators_sample,
     fastest_and_reference,
     loop,
 )
@@ -34,10 +35,10 @@ LAYOUTS = {
 every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
-def run(features, masks, grad, args):
+def run(features, masks, grad, args, operator=carafe):
     """Output and gradients of the operator for leaves with these values and strides."""
     features, masks = (t.detach().requires_grad_() for t in (features, masks))
-    out = carafe(features, masks, *args)
+    out = operator(features, masks, *args)
     out.backward(grad)
     return out.detach(), features.grad, masks.grad
 
@@ -45,9 +46,9 @@ def run(features, masks, grad, args):
 @pytest.mark.usefixtures("implementation")
 @every_implementation
 @every_dtype
-@every_sample
+@every_operators_sample
 def test_output_and_gradients_equal_the_loop(sample, dtype):
-    results = run(*sample.tensors(dtype), sample.args)
+    results = run(*sample.tensors(dtype), sample.args, sample.operator)
     for actual, expected in zip(results, sample.expected(), strict=True):
         assert actual.dtype == dtype
         assert_close(actual, expected)
@@ -64,29 +65,31 @@ def test_the_loop_itself_on_numbers_done_by_hand():
 @pytest.mark.usefixtures("implementation")
 @fastest_and_reference
 @every_layout
-@every_sample
+@every_operators_sample
 def test_layout_of_each_tensor_changes_no_value(sample, layout):
     features, masks, grad = sample.tensors(torch.float32)
     for which in range(3):
         tensors = [features, masks, grad]
         tensors[which] = layout(tensors[which])
-        for actual, expected in zip(run(*tensors, sample.args), sample.expected(), strict=True):
+        for actual, expected in zip(
+            run(*tensors, sample.args, sample.operator), sample.expected(), strict=True
+        ):
             assert_close(actual, expected)
 
 
 @pytest.mark.usefixtures("implementation")
 @fastest_and_reference
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("kind", [Sample, Downsample])
 @every_dtype
-def test_output_has_dtype_and_memory_format_of_features(dtype, memory_format):
-    features, masks, _ = Sample(2, 4, 3, 5, k=3, groups=1, scale=2).tensors(dtype)
+def test_output_has_dtype_and_memory_format_of_features(dtype, kind, memory_format):
+    sample = kind(2, 4, 3, 5, k=3, groups=1, scale=2)
+    features, masks, _ = sample.tensors(dtype)
     for masks_format in (torch.contiguous_format, torch.channels_last):
-        out = carafe(
+        out = sample.operator(
             features.contiguous(memory_format=memory_format),
             masks.contiguous(memory_format=masks_format),
-            kernel_size=3,
-            group_size=1,
-            scale_factor=2,
+            *sample.args,
         )
         assert out.dtype == dtype
         assert out.is_contiguous(memory_format=memory_format)
@@ -101,9 +104,11 @@ def test_output_of_strided_features_is_contiguous():
 
 @pytest.mark.usefixtures("implementation")
 @fastest_and_reference
-def test_gradients_keep_the_layout_of_a_channels_last_network():
-    features, masks, grad = map(LAYOUTS["channels_last"], Sample(2, 4, 3, 5, 3, 1, 2).tensors())
-    for result in run(features, masks, grad, (3, 1, 2)):
+@pytest.mark.parametrize("kind", [Sample, Downsample])
+def test_gradients_keep_the_layout_of_a_channels_last_network(kind):
+    sample = kind(2, 4, 3, 5, 3, 1, 2)
+    features, masks, grad = map(LAYOUTS["channels_last"], sample.tensors())
+    for result in run(features, masks, grad, sample.args, sample.operator):
         assert result.is_contiguous(memory_format=torch.channels_last)
 
 

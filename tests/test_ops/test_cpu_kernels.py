@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sweep import Ops, check, sweep
 
 from mmcarafe.ops import carafe, implementations, reference, use_implementation
+from mmcarafe.ops.carafe_downsample import DOWNSAMPLE_KERNELS
 
 COMPILED = [name for name in implementations("cpu") if name != "reference"]
 OPS = torch.ops.mmcarafe
@@ -40,8 +41,28 @@ def test_sweep_equals_the_reference(name, threads):
 
 
 @pytest.mark.parametrize("name", COMPILED)
+def test_sweep_of_downsampling_equals_its_definition(name, threads):
+    def test(z):
+        threads(z["threads"])
+        with use_implementation("cpu", name):
+            check(
+                z,
+                Ops(
+                    OPS.carafe_downsample,
+                    OPS.carafe_downsample_grad_features,
+                    OPS.carafe_downsample_grad_masks,
+                ),
+                expected=Ops(*DOWNSAMPLE_KERNELS.values()),
+                downsample=True,
+            )
+
+    sweep(test, examples=40, threads=st.sampled_from([1, 2, 4]))
+
+
+@pytest.mark.parametrize("name", COMPILED)
 def test_same_bits_whatever_the_number_of_threads(name, threads):
     x, m, grad = torch.randn(2, 130, 19, 21), torch.randn(2, 25, 38, 42), torch.randn(2, 130, 38, 42)
+    small_m = torch.randn(2, 25, 19, 21)
     results = []
     for count in (1, 2, 4):
         threads(count)
@@ -51,6 +72,9 @@ def test_same_bits_whatever_the_number_of_threads(name, threads):
                     carafe(x, m, 5, 1, 2),
                     OPS.carafe_grad_features(grad, m, 5, 1, 2),
                     OPS.carafe_grad_masks(grad, x, 5, 1, 2),
+                    OPS.carafe_downsample(grad, small_m, 5, 1, 2),
+                    OPS.carafe_downsample_grad_features(x, small_m, 5, 1, 2),
+                    OPS.carafe_downsample_grad_masks(x, grad, 5, 1, 2),
                 )
             )
     for other in results[1:]:

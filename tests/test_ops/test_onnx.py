@@ -3,10 +3,10 @@
 
 import pytest
 import torch
-from samples import SAMPLES, Sample, assert_close
+from samples import DOWNSAMPLES, SAMPLES, Downsample, Sample, assert_close
 from torch.export import Dim
 
-from mmcarafe import carafe
+from mmcarafe.ops import carafe_downsample
 
 pytest.importorskip("onnxscript", reason="the ONNX tools, an optional requirement, are not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
@@ -17,10 +17,10 @@ class Operator(torch.nn.Module):
 
     def __init__(self, sample: Sample):
         super().__init__()
-        self.args = sample.args
+        self.operator, self.args = sample.operator, sample.args
 
     def forward(self, features, masks):
-        return carafe(features, masks, *self.args)
+        return self.operator(features, masks, *self.args)
 
 
 def exported(sample: Sample, dynamic: bool):
@@ -29,12 +29,14 @@ def exported(sample: Sample, dynamic: bool):
 
     h, w, batch = Dim("h", min=1), Dim("w", min=1), Dim("batch", min=1)
     s = sample.scale
-    shapes = ({0: batch, 2: h, 3: w}, {0: batch, 2: s * h, 3: s * w}) if dynamic else None
+    shapes = ({0: batch, 2: h, 3: w}, {0: batch, 2: s * h, 3: s * w})
+    if isinstance(sample, Downsample):
+        shapes = shapes[::-1]
     return torch.onnx.export(
         Operator(sample),
         tuple(sample.tensors(torch.float32)[:2]),
         dynamo=True,
-        dynamic_shapes=shapes,
+        dynamic_shapes=shapes if dynamic else None,
         custom_translation_table=translation_table(),
         verbose=False,
     ).model_proto
@@ -47,15 +49,21 @@ def run(model, features, masks):
 
 
 # one of each kernel size, number of groups and scale: what else differs is not in the graph
-@pytest.mark.parametrize("sample", {s.args: s for s in SAMPLES if 0 not in s}.values(), ids=str)
+ONE_OF_EACH = {(type(s), s.args): s for s in [*SAMPLES, *DOWNSAMPLES[:2]] if 0 not in s}
+
+
+@pytest.mark.parametrize("sample", ONE_OF_EACH.values(), ids=str)
 def test_equals_the_loop(sample):
     features, masks, _ = sample.tensors(torch.float32)
     assert_close(run(exported(sample, dynamic=False), features, masks), sample.expected()[0])
 
 
-@pytest.mark.parametrize(("groups", "scale", "k"), [(1, 2, 5), (2, 3, 3), (1, 1, 3)])
-def test_batch_height_and_width_are_chosen_later(groups, scale, k):
-    sample = Sample(2, 4, 6, 7, k=k, groups=groups, scale=scale)
+@pytest.mark.parametrize(
+    ("kind", "groups", "scale", "k"),
+    [(Sample, 1, 2, 5), (Sample, 2, 3, 3), (Sample, 1, 1, 3), (Downsample, 2, 2, 5)],
+)
+def test_batch_height_and_width_are_chosen_later(kind, groups, scale, k):
+    sample = kind(2, 4, 6, 7, k=k, groups=groups, scale=scale)
     model = exported(sample, dynamic=True)
     for N, H, W in ((2, 6, 7), (1, 9, 4), (3, 2, 13), (1, 1, 1)):
         other = sample._replace(N=N, H=H, W=W)
@@ -76,3 +84,33 @@ def test_standard_operators_only_and_nothing_unfolded():
     features, masks, out = (torch.Size(shape).numel() for shape in sample.shapes)
     assert largest <= max(out, masks)
     assert largest < 25 * features
+
+
+def test_a_program_that_downsamples_takes_odd_sizes_too():
+    class Strided(torch.nn.Module):
+        """Masks as the layer has them, from a convolution with a stride."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(4, 9, 3, stride=2, padding=1)
+
+        def forward(self, x):
+            return carafe_downsample(x, self.conv(x).softmax(1), 3, 1, 2)
+
+    from mmcarafe.ops.onnx import translation_table
+
+    module = Strided()
+    program = torch.onnx.export(
+        module,
+        (torch.randn(1, 4, 8, 11),),
+        dynamo=True,
+        dynamic_shapes=({2: Dim("h", min=3), 3: Dim("w", min=3)},),
+        custom_translation_table=translation_table(),
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    (name,) = (i.name for i in session.get_inputs())
+    for size in ((8, 11), (7, 12), (5, 5), (3, 4)):
+        x = torch.randn(1, 4, *size)
+        out = torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+        assert_close(out, module(x).detach())

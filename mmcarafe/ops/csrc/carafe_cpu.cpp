@@ -93,17 +93,19 @@ int64_t product(int64_t a, int64_t b) {
 }
 
 // What protects memory; messages for users are made in Python.
-void check(const Tensor& small, const Tensor& large, const Tensor& masks, int64_t k, int64_t G, int64_t s) {
+void check(const Tensor& small, const Tensor& large, const Tensor& masks, int64_t k, int64_t G, int64_t s,
+           bool downsample = false) {
   TORCH_CHECK_VALUE(k > 0 && k % 2 == 1 && G > 0 && s > 0 && small.dim() == 4 && large.dim() == 4 &&
                         masks.dim() == 4 && small.size(1) % G == 0,
                     "mmcarafe: arguments do not fit each other");
   TORCH_CHECK_TYPE(small.scalar_type() == masks.scalar_type() && large.scalar_type() == masks.scalar_type(),
                    "mmcarafe: tensors of one dtype expected");
+  const Tensor& target = downsample ? small : large;
   TORCH_CHECK_VALUE(masks.size(0) == small.size(0) && masks.size(1) == product(G, product(k, k)) &&
-                        masks.size(2) == product(s, small.size(2)) &&
-                        masks.size(3) == product(s, small.size(3)) && large.size(0) == small.size(0) &&
-                        large.size(1) == small.size(1) && large.size(2) == masks.size(2) &&
-                        large.size(3) == masks.size(3),
+                        large.size(2) == product(s, small.size(2)) &&
+                        large.size(3) == product(s, small.size(3)) && large.size(0) == small.size(0) &&
+                        large.size(1) == small.size(1) && masks.size(2) == target.size(2) &&
+                        masks.size(3) == target.size(3),
                     "mmcarafe: sizes do not fit each other");
 }
 
@@ -171,6 +173,33 @@ Tensor carafe_grad_masks(const Tensor& grad, const Tensor& features, int64_t k, 
   return out;
 }
 
+Tensor carafe_downsample(const Tensor& features, const Tensor& masks, int64_t k, int64_t G, int64_t s) {
+  TORCH_CHECK_VALUE(s > 0, "mmcarafe: stride below 1");
+  Tensor out =
+      empty_like(features, {features.size(0), features.size(1), features.size(2) / s, features.size(3) / s});
+  check(out, features, masks, k, G, s, true);
+  run(Op::downsample, sizes_of(out, k, G, s), features, masks, out);
+  return out;
+}
+
+Tensor carafe_downsample_grad_features(const Tensor& grad, const Tensor& masks, int64_t k, int64_t G,
+                                       int64_t s) {
+  Tensor out =
+      empty_like(grad, {grad.size(0), grad.size(1), product(s, grad.size(2)), product(s, grad.size(3))});
+  check(grad, out, masks, k, G, s, true);
+  run(Op::downsample_grad_features, sizes_of(grad, k, G, s), grad, masks, out);
+  return out;
+}
+
+Tensor carafe_downsample_grad_masks(const Tensor& grad, const Tensor& features, int64_t k, int64_t G,
+                                    int64_t s) {
+  Tensor out = empty_like(grad, {grad.size(0), product(G, product(k, k)), grad.size(2), grad.size(3)});
+  check(grad, features, out, k, G, s, true);
+  if (features.size(1) == 0) out.zero_();
+  run(Op::downsample_grad_masks, sizes_of(grad, k, G, s), grad, features, out);
+  return out;
+}
+
 std::vector<std::string> available_variants() {
   std::vector<std::string> names;
   for (const Variant& v : variants())
@@ -199,6 +228,9 @@ TORCH_LIBRARY_IMPL(mmcarafe, CPU, m) {
   m.impl("carafe", carafe);
   m.impl("carafe_grad_features", carafe_grad_features);
   m.impl("carafe_grad_masks", carafe_grad_masks);
+  m.impl("carafe_downsample", carafe_downsample);
+  m.impl("carafe_downsample_grad_features", carafe_downsample_grad_features);
+  m.impl("carafe_downsample_grad_masks", carafe_downsample_grad_masks);
 }
 
 }  // namespace mmcarafe

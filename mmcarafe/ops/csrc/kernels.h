@@ -13,13 +13,20 @@
 
 namespace mmcarafe {
 
-// Sizes of one call; features are [N, C, H, W], masks [N, G*k*k, s*H, s*W]; all tensors of a call
-// are contiguous in one layout.
+// Sizes of one call; features are [N, C, H, W], masks [N, G*k*k, s*H, s*W]. When downsampling, features are
+// [N, C, s*H, s*W] and masks [N, G*k*k, H, W]. All tensors of a call are contiguous in one layout.
 struct Sizes {
   int64_t N, C, H, W, k, G, s;
 };
 
-enum class Op { forward, grad_features, grad_masks };
+enum class Op {
+  forward,
+  grad_features,
+  grad_masks,
+  downsample,
+  downsample_grad_features,
+  downsample_grad_masks
+};
 enum class Type { f32, f64, bf16, f16 };
 enum class Layout { contiguous, channels_last };
 
@@ -40,6 +47,8 @@ inline int64_t item_count(Op op, Layout layout, const Sizes& z) {
   if (layout == Layout::channels_last) return z.N * z.H;
   switch (op) {
     case Op::forward:
+    case Op::downsample:
+    case Op::downsample_grad_features:
       return z.N * z.G * z.H * channel_chunks(z);
     case Op::grad_features:
       return z.N * z.G * ((z.H + tile_rows(z) - 1) / tile_rows(z)) * channel_chunks(z);

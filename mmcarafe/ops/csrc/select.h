@@ -23,8 +23,34 @@ Range select(Op op, Layout layout, int64_t s) {
   }
 }
 
+// K is 0 unless the stride is 2.
+template <typename S, int K>
+Range select_downsample(Op op, Layout layout, int64_t s) {
+  constexpr int X = K ? kColumns : 1;
+  const bool last = layout == Layout::channels_last;
+  switch (op) {
+    case Op::downsample:
+      return last ? downsample_last<S, K, X> : downsample<S>;
+    case Op::downsample_grad_masks:
+      return last ? downsample_grad_masks_last < S, K ? K : 1 > : downsample_grad_masks<S>;
+    default:
+      if (last) return downsample_grad_features_last<S, K, X>;
+      return s == 2 ? downsample_grad_features<S, 2> : downsample_grad_features<S, 1>;
+  }
+}
+
 template <typename S>
 Range select(Op op, Layout layout, const Sizes& z) {
+  if (op >= Op::downsample) switch (z.s == 2 ? z.k : 0) {
+      case 3:
+        return select_downsample<S, 3>(op, layout, z.s);
+      case 5:
+        return select_downsample<S, 5>(op, layout, z.s);
+      case 7:
+        return select_downsample<S, 7>(op, layout, z.s);
+      default:
+        return select_downsample<S, 0>(op, layout, z.s);
+    }
   switch (z.k) {
     case 3:
       return select<S, 3>(op, layout, z.s);

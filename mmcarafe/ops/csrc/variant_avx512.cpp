@@ -21,6 +21,9 @@
 #include "contiguous_forward.h"
 #include "contiguous_backward.h"
 #include "channels_last.h"
+#include "phases.h"
+#include "downsample_contiguous.h"
+#include "downsample_last.h"
 #include "select.h"
 
 #ifdef __clang__

@@ -8,4 +8,7 @@
 #include "contiguous_forward.h"
 #include "contiguous_backward.h"
 #include "channels_last.h"
+#include "phases.h"
+#include "downsample_contiguous.h"
+#include "downsample_last.h"
 #include "select.h"
