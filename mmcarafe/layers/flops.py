@@ -66,14 +66,14 @@ def _count_similarity(inputs: list, outputs: list) -> Counter:
     return _count_operator(inputs, inputs[:1])
 
 
-def _count_bilinear(*args, out_shape: tuple[int, ...], **kwargs) -> int:
+def bilinear_flops(*args, out_shape: tuple[int, ...], **kwargs) -> int:
     """Count for torch: four multiply-adds for each channel of each point, as mmengine's analyzer does."""
     return 2 * 4 * prod(out_shape)
 
 
 for _op in (torch.ops.aten.grid_sampler_2d, torch.ops.aten.upsample_bilinear2d):
     if _op not in flop_registry:  # where torch has no formula of its own
-        register_flop_formula(_op)(_count_bilinear)
+        register_flop_formula(_op)(bilinear_flops)
 
 # mmengine has no public way to register an op for every analyzer; mmdet's get_flops.py makes one of its own
 complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS.update(

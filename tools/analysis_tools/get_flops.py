@@ -71,8 +71,9 @@ def show(
     console.print(f"left: {config}" + (f"\nright: {against}" if against else ""), soft_wrap=True)
     console.print(
         "Counted: convolutions, linear layers, attention, reassembly, bilinear sampling. Not counted: "
-        "deformable convolutions, normalisation, activations, RoIAlign, NMS. A component with parameters and "
-        "no operations does not run in mmdet's raw forward pass, or only looks up or normalises.",
+        "deformable convolutions, normalisation, activations, RoIAlign, NMS, pasting of masks. A component "
+        "with parameters and no operations does not run in mmdet's raw forward pass, or only looks up or "
+        "normalises.",
         soft_wrap=True,
     )
 
