@@ -40,7 +40,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Benchmark the CARAFE operator on the CPU or a GPU")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--shapes", nargs="+", default=["P3"], choices=list(SHAPES))
+    parser.add_argument(
+        "--shapes", nargs="+", choices=list(SHAPES), help="default: P3, of --upsamplers P3, P4 and P5"
+    )
     parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=LAYOUTS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=9, help="timed calls of each row; slow rows: 3")
@@ -60,6 +62,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--upsamplers: the types are compared on the CPU")
     if args.threads < 1 or args.rounds < 1:
         parser.error("--threads and --rounds: expected 1 or more")
+    args.shapes = args.shapes or (list(LEVELS) if args.upsamplers else ["P3"])
     if args.all:
         args.shapes, args.layouts, args.peers, args.model = list(SHAPES), list(LAYOUTS), PEERS[-1], True
         args.dtypes, args.memory = list(DTYPES), True
@@ -81,7 +84,7 @@ def settings_of(table: str, args: Namespace) -> Namespace:
     if table != "cuda":
         fixed = dict(dtypes=["float32"], memory=True)
     if table == "upsamplers":
-        fixed |= dict(shapes=LEVELS, peers="replaced")
+        fixed |= dict(peers="replaced", shapes=LEVELS if args.all else args.shapes)
     return Namespace(**vars(args) | fixed)
 
 
