@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmcarafe.deploy.detectors import image_channels, predicting
 from mmcarafe.errors import InputError
 from mmcarafe.layers import CARAFE
-from mmcarafe.layers.flops import carafe_bias_flops, carafe_flops
+from mmcarafe.layers.flops import bilinear_flops, carafe_bias_flops, carafe_flops
 
 CARAFES = "of these, CARAFE"
 OUTSIDE = "outside of these"
@@ -52,7 +52,8 @@ class Meter:
     """Counts what runs in each component, whether it is called or a method of it is, as mmdet does."""
 
     def __init__(self, parts: dict[str, nn.Module]):
-        self.counter = FlopCounterMode(display=False)
+        points = {torch.ops.aten.grid_sampler_2d: self._count_points}
+        self.counter = FlopCounterMode(display=False, custom_mapping=points)
         self.flops, self.carafe = dict.fromkeys(parts, 0), dict.fromkeys(parts, 0)
         self.output: dict[str, object] = {}
         self.running: set[str] = set()
@@ -79,6 +80,10 @@ class Meter:
             return self.output[name]
 
         return measured
+
+    def _count_points(self, *args, **kwargs) -> int:
+        # outside of the components masks are pasted into the image, as little of the network as NMS is
+        return bilinear_flops(*args, **kwargs) if self.running else 0
 
     def _count_carafe(self, name: str, layer: CARAFE, inputs: tuple) -> None:
         N, _, H, W = inputs[0].shape

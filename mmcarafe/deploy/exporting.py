@@ -9,6 +9,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from mmcarafe.deploy.detectors import MULTIPLE
+from mmcarafe.deploy.gathering import without_grid_sample
 from mmcarafe.deploy.ops import exportable
 from mmcarafe.deploy.parts import Part
 from mmcarafe.errors import InputError
@@ -18,13 +19,27 @@ OPSETS = range(19, 24)  # 19 brought deformable convolutions
 MAX_IN_ONE_FILE = 1.9e9  # bytes of weights; a protocol buffer ends at 2 GiB
 
 
-def program_of(part: Part, dynamic: bool) -> ExportedProgram:
-    """Export a module with torch.export; ``dynamic``: for any batch and any size in steps of 32 pixels."""
+def program_of(part: Part, dynamic: bool, gather: bool = False) -> ExportedProgram:
+    """Export a module with torch.export.
+
+    Args:
+        part (Part): what to export.
+        dynamic (bool): for any batch and any size in steps of 32 pixels; of an upsampler alone any size.
+        gather (bool): write ``grid_sample`` by gathers. Default: False.
+
+    Returns:
+        ExportedProgram: with this package's operators.
+
+    Raises:
+        InputError: the part cannot be exported, or not so.
+    """
     shapes = None
     if dynamic:
         batch = Dim("batch", min=1)
-        if part.strides == [8]:  # an upsampler alone has no coarser level to respect
-            shapes = [{0: batch, 2: Dim("h", min=1), 3: Dim("w", min=1)}]
+        if part.scale:
+            h, w = (Dim(name, min=1) for name in "hw")
+            shapes = [{0: batch, 2: times * h, 3: times * w} for times in (1, part.scale)]
+            shapes = shapes[: len(part.inputs)]
         else:
             h, w = (Dim(name, min=MIN_SIDE // MULTIPLE - 1) for name in "hw")
             shapes = [{0: batch, 2: MULTIPLE // s * h, 3: MULTIPLE // s * w} for s in part.strides]
@@ -32,9 +47,10 @@ def program_of(part: Part, dynamic: bool) -> ExportedProgram:
         shapes = shapes and (tuple(shapes),)
     with torch.no_grad(), exportable():
         try:
-            return torch.export.export(
+            program = torch.export.export(
                 part.module, part.inputs, dynamic_shapes=shapes and tuple(shapes), strict=False
             )
+            return without_grid_sample(program) if gather else program
         except (RuntimeError, AssertionError) as error:
             reason = (str(error) or type(error).__name__).strip().splitlines()[0]
             if dynamic and isinstance(error, torch._dynamo.exc.UserError):

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of a detector that export_onnx.py writes, each with inputs to trace it with."""
 
+from itertools import chain
 from typing import NamedTuple
 
 import torch
+from mmcv.cnn.bricks.upsample import PixelShufflePack
 from mmdet.models import SingleStageDetector, TwoStageDetector
 from mmdet.models.detectors.single_stage_instance_seg import SingleStageInstanceSegmentor
 from torch import Tensor, nn
 
 from mmcarafe.deploy.detectors import Preprocessed, image_channels, predicting, whole
 from mmcarafe.errors import InputError, UnsupportedError
-from mmcarafe.layers import CARAFE
+from mmcarafe.layers.upsampler import Upsampler
 
 DENSE = (SingleStageDetector, SingleStageInstanceSegmentor, TwoStageDetector)
+INTERPOLATED_CHANNELS = 256
+"""Channels to trace an interpolation with, which takes any number."""
 
 
 class Part(NamedTuple):
@@ -22,6 +26,7 @@ class Part(NamedTuple):
     inputs: tuple[Tensor, ...]  # for a batch of two
     strides: list[int]  # of each input, in pixels of the image
     outputs: tuple[str, ...] | None = None  # names, where the outputs are detections
+    scale: int | None = None  # of an upsampler alone, which takes maps of any size
 
     @property
     def takes_images(self) -> bool:
@@ -72,12 +77,28 @@ def _neck(detector: nn.Module, image: Tensor) -> Part:
     return Part(Neck(detector), tuple(torch.rand_like(x) for x in levels), strides)
 
 
+def upsampler_part(layer: nn.Module, height: int, width: int) -> Part:
+    """Return an upsampler of any type as a part, to be traced with maps of this size and their guides."""
+    if isinstance(layer, Upsampler):
+        channels, scale = layer.channels, layer.scale_factor
+    elif isinstance(layer, nn.ConvTranspose2d):
+        channels, scale = layer.in_channels, layer.stride[0]
+    else:
+        channels, scale = getattr(layer, "in_channels", INTERPOLATED_CHANNELS), int(layer.scale_factor)
+    inputs = [torch.rand(2, channels, height, width)]
+    if getattr(layer, "guided", False):
+        inputs.append(torch.rand(2, layer.guide_channels, scale * height, scale * width))
+    return Part(layer, tuple(inputs), [], scale=scale)
+
+
 def _upsampler(detector: nn.Module, image: Tensor) -> Part:
-    layer = next((m for m in detector.modules() if isinstance(m, CARAFE)), None)
+    # a learned one goes before interpolations, which some backbones have for themselves
+    kinds = Upsampler, (PixelShufflePack, nn.ConvTranspose2d, nn.Upsample)
+    found = chain.from_iterable((m for m in detector.modules() if isinstance(m, kind)) for kind in kinds)
+    layer = next(found, None)
     if layer is None:
-        raise InputError("--part upsampler: this config has no CARAFE module")
-    height, width = (size // 8 for size in image.shape[2:])
-    return Part(layer, (torch.rand(2, layer.channels, height, width),), [8])
+        raise InputError("--part upsampler: this config has none; select one by upsample_cfg=dict(type=...)")
+    return upsampler_part(layer, *(size // 8 for size in image.shape[2:]))
 
 
 def _whole(detector: nn.Module, image: Tensor) -> Part:

@@ -64,7 +64,8 @@ def other_inputs(
             torch.rand(batch, t.shape[1], *hw) * most for t, hw in zip(part.inputs, sizes, strict=True)
         )
 
-    height, width = (size // MULTIPLE for size in shape)
+    # an upsampler alone takes odd sizes too
+    height, width = part.inputs[0].shape[2:] if part.scale else (size // MULTIPLE for size in shape)
     given = {"random": draw(2, 1, 1)}
     if dynamic:
         given["random, one image, larger"] = draw(1, (height + 1) / height, (width + 2) / width)

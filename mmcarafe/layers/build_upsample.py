@@ -76,6 +76,8 @@ class UpsampleType(NamedTuple):
     """Its arguments in words, where ``arguments`` translates them."""
     variants: tuple[dict, ...] = ({},)
     """Options that change the number of parameters or the graph: documented and tested each."""
+    onnx: str = "yes"
+    """Whether it is exported, and by which operator where that is one to know of; a test holds it."""
 
     @property
     def guided(self) -> bool:
@@ -86,6 +88,7 @@ class UpsampleType(NamedTuple):
 _CARAFE = UpsampleType(
     "this package's layer; `carafe` is mmcv's name for its own", "1905.02188", lambda: CARAFE
 )
+_SAMPLED = "`GridSample`, or `--gather`"
 TYPES = {
     "nearest": UpsampleType(
         "`torch.nn.Upsample`", arguments=_interpolation("nearest"), fixed=("mode", "align_corners")
@@ -114,11 +117,13 @@ TYPES = {
         "2308.15085",
         lambda: DySample,
         variants=({}, dict(dyscope=True), dict(style="pl"), dict(style="pl", dyscope=True)),
+        onnx=_SAMPLED,
     ),
     "DLU": UpsampleType(
         "samples one predicted kernel a source pixel at predicted points, then reassembles",
         "2410.22139",
         lambda: DLU,
+        onnx=_SAMPLED,
     ),
     "SAPA": UpsampleType(
         "reassembles by likeness of guide and map (SAPA-B)",

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a CARAFE module costs: the paper's formula, and mmengine's analyzer taught to count the operator.
+"""What upsamplers cost: the paper's formula for CARAFE, and what the counters of torch and mmengine lack.
 
-torch's ``FlopCounterMode`` knows the operator from :mod:`mmcarafe.ops`. Both counters leave out the
-additions of biases, which the formula has, and of the other upsamplers the sampling of points.
+torch's ``FlopCounterMode`` knows the operator from :mod:`mmcarafe.ops`; here it learns of points between
+pixels, mmengine's analyzer of the operator. Both leave out the additions of biases, which the formula has.
 """
 
 from collections import Counter
 from math import prod
 from typing import cast
 
+import torch
 from mmengine.analysis import complexity_analysis
 from mmengine.analysis.jit_handles import get_shape
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from .carafe import CARAFE
 
@@ -63,6 +65,15 @@ def _count_similarity(inputs: list, outputs: list) -> Counter:
     """Count the same for the gradient of the masks, which SAPA computes in its forward."""
     return _count_operator(inputs, inputs[:1])
 
+
+def bilinear_flops(*args, out_shape: tuple[int, ...], **kwargs) -> int:
+    """Count for torch: four multiply-adds for each channel of each point, as mmengine's analyzer does."""
+    return 2 * 4 * prod(out_shape)
+
+
+for _op in (torch.ops.aten.grid_sampler_2d, torch.ops.aten.upsample_bilinear2d):
+    if _op not in flop_registry:  # where torch has no formula of its own
+        register_flop_formula(_op)(bilinear_flops)
 
 # mmengine has no public way to register an op for every analyzer; mmdet's get_flops.py makes one of its own
 complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS.update(

@@ -51,6 +51,15 @@ def test_difference_of_a_mask_rcnn():
     assert CARAFES not in theirs
 
 
+def test_what_another_type_adds_to_a_neck():
+    """DySample: a convolution to 32 offsets, and a point for each output pixel, without biases."""
+    cfg = read_config(str(MASK_RCNN), {"model.neck.upsample_cfg.type": "DySample"})
+    neck = count(build_detector(cfg), list(SMALL))["neck"]
+    source_pixels = sum((128 // s) * (160 // s) for s in (8, 16, 32))
+    added = neck - costs("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py")["neck"]
+    assert added == Cost(3 * 8_224, source_pixels * (2 * 256 * 32 + 2 * 4 * 4 * 256))
+
+
 def test_operations_grow_with_the_image():
     small, large = costs(MASK_RCNN), costs(MASK_RCNN, (256, 320))
     for name in ("backbone", "neck", "rpn_head"):

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's formula, and the counters of torch and mmengine, agree on a CARAFE module."""
+"""The counters of torch and mmengine agree with the paper on CARAFE, and with hand on every type."""
 
 import pytest
 import torch
 from mmengine.analysis import FlopAnalyzer, get_model_complexity_info
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmcarafe.layers import CARAFE, carafe_flops
+from mmcarafe.layers import CARAFE, TYPES, build_upsample, carafe_flops
 from mmcarafe.layers.flops import carafe_bias_flops
 
 LAYERS = {
@@ -47,3 +47,50 @@ def test_mmengines_report_of_a_module_that_has_the_layer():
     report = get_model_complexity_info(network, input_shape=(3, 4, 5))
     flops = 20 * (3 * 8) + (carafe_flops(network[1], 20) - carafe_bias_flops(network[1], 20)) // 2
     assert report["flops"] == flops
+
+
+# by hand, for each source pixel of 256 channels at scale 2 with a guide of 256 channels: s*s = 4 output
+# pixels, kernels of k*k = 25, without biases; a multiply-add is two operations, and a point is four of them
+REASSEMBLY = 2 * 4 * 25 * 256
+POINTS = 2 * 4 * 4 * 256
+BY_HAND = {
+    "nearest": 0,
+    "bilinear": POINTS,
+    "deconv": 2 * 4 * 256 * 256,
+    "pixel_shuffle": 2 * 9 * 256 * (4 * 256),
+    "carafe": 2 * 256 * 64 + 2 * 9 * 64 * (4 * 25) + REASSEMBLY,
+    "CARAFE": 2 * 256 * 64 + 2 * 9 * 64 * (4 * 25) + REASSEMBLY,
+    "DySample": 2 * 256 * (2 * 4 * 4) + POINTS,
+    "DySample, dyscope=True": 2 * 2 * 256 * (2 * 4 * 4) + POINTS,
+    "DySample, style=pl": 2 * 4 * 64 * (2 * 4) + POINTS,
+    "DySample, style=pl, dyscope=True": 2 * 2 * 4 * 64 * (2 * 4) + POINTS,
+    # kernels and offsets at source size, four points for each of 25 taps
+    "DLU": 2 * 256 * 64 + 2 * 9 * 64 * (25 + 2 * 4) + 2 * 4 * 4 * 25 + REASSEMBLY,
+    # queries of the guide, keys of the map, their products
+    "SAPA": 2 * 5 * 256 * 32 + 2 * 4 * 25 * 32 + REASSEMBLY,
+    "SAPA, embedding_dim=64": 2 * 5 * 256 * 64 + 2 * 4 * 25 * 64 + REASSEMBLY,
+    "SAPA, norm=group": 2 * 5 * 256 * 32 + 2 * 4 * 25 * 32 + REASSEMBLY,
+    # guide and map, compressed and encoded, and the gate
+    "FADE": 2 * 5 * 256 * 64 + 2 * 5 * 9 * 64 * 25 + REASSEMBLY + 2 * 256,
+    "FADE, lite=True": 2 * 5 * 256 * 25 + 2 * 5 * 9 * 25 + REASSEMBLY + 2 * 256,
+    "FADE, gate=False": 2 * 5 * 256 * 64 + 2 * 5 * 9 * 64 * 25 + REASSEMBLY,
+}
+FORMS = {
+    ", ".join([kind, *(f"{name}={value}" for name, value in options.items())]): dict(type=kind, **options)
+    for kind, row in TYPES.items()
+    for options in row.variants
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_type_is_counted_as_by_hand(name):
+    layer = build_upsample(FORMS[name], 256, 2, guide_channels=256)
+    maps = [torch.rand(2, 256, 5, 6), torch.rand(2, 256, 10, 12)][: 1 + TYPES[FORMS[name]["type"]].guided]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        layer(*maps)
+    assert counter.get_total_flops() == 60 * BY_HAND[name]
+
+
+def test_mmengines_analyzer_counts_points_alike():
+    layer, x = build_upsample(dict(type="DySample"), 256, 2), torch.rand(2, 256, 5, 6)
+    assert 2 * FlopAnalyzer(layer, x).total() == 60 * BY_HAND["DySample"]

@@ -8,6 +8,10 @@ import torch
 from commands import SMALL, call, refused
 from lively import CONFIGS, config
 
+from mmcarafe.deploy.verifying import runtime
+from mmcarafe.layers import CARAFE
+
+onnx = pytest.importorskip("onnx", reason="the ONNX tools, an optional requirement, are not installed")
 pytest.importorskip("onnxscript", reason="the ONNX tools, an optional requirement, are not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 pytestmark = pytest.mark.needs(torch="2.10")
@@ -80,12 +84,32 @@ def test_verified_on_an_image_with_times_and_the_checkpoints_weights(trained, im
     assert "MB" in out and "loaded in" in out
 
 
-@pytest.mark.parametrize("part", [pytest.param("neck", marks=SLOW), "upsampler"])
-def test_parts(part, tmp_path):
-    out = export(config("retinanet_r50_fpn"), tmp_path, "--part", part, "--dynamic", "--verify")
-    assert "verified" in out
+@pytest.mark.parametrize(
+    ("part", "kind", "inputs"),
+    [pytest.param("neck", "DySample", 4, marks=SLOW), ("upsampler", "SAPA", 2)],
+    ids=["neck", "upsampler"],
+)
+def test_parts(part, kind, inputs, tmp_path):
+    select = ["--cfg-options", f"model.neck.upsample_cfg.type={kind}"]
+    options = ["--part", part, "--dynamic", "--gather", *select]
+    assert "verified" in export(config("retinanet_r50_fpn"), tmp_path, *options)
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
-    assert len(session.get_inputs()) == (4 if part == "neck" else 1)
+    assert len(session.get_inputs()) == inputs
+    assert "GridSample" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+
+
+@SLOW
+def test_the_upsampler_of_a_checkpoint(trained, tmp_path):
+    checkpoint = trained / "epoch_1.pth"
+    options = ["--part", "upsampler", "--cfg-options", *SMALL[:2]]
+    export(SHAPES, tmp_path, *options, checkpoint=[checkpoint])
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
+    start = "neck.upsample_modules.0."
+    layer = CARAFE(64)
+    layer.load_state_dict({k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)})
+    run, _ = runtime(tmp_path / "model.onnx")
+    x = torch.rand(2, 64, 24, 28)
+    torch.testing.assert_close(run((x,))[0], layer(x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_program_of_torch_export_saves_and_loads(tmp_path):
@@ -106,7 +130,7 @@ SHAPE = ["--shape", 192, 192]
     [
         (["nothing.py"], "config nothing.py does not exist"),
         ([RETINANET, "gone.pth"], "checkpoint gone.pth does not exist"),
-        (["mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "--part", "upsampler"], "has no CARAFE module"),
+        (["mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "--part", "upsampler"], "this config has none"),
         (["mmdet::detr/detr_r50_8xb2-150e_coco.py", *SHAPE, "--part", "raw"], "DETR has no dense head"),
         pytest.param([TOOD, *SHAPE, "--part", "raw", "--dynamic"], "leave --dynamic out", marks=SLOW),
         ([RETINANET, *SHAPE, "--verify", "gone.png"], "image gone.png does not exist"),

@@ -70,9 +70,10 @@ def show(
     console.print(table)
     console.print(f"left: {config}" + (f"\nright: {against}" if against else ""), soft_wrap=True)
     console.print(
-        "Counted: convolutions, linear layers, attention, CARAFE. Not counted: deformable convolutions and "
-        "attention, normalisation, activations, RoIAlign, NMS. A component with parameters and no operations "
-        "does not run in mmdet's raw forward pass, or only looks up or normalises.",
+        "Counted: convolutions, linear layers, attention, reassembly, bilinear sampling. Not counted: "
+        "deformable convolutions, normalisation, activations, RoIAlign, NMS, pasting of masks. A component "
+        "with parameters and no operations does not run in mmdet's raw forward pass, or only looks up or "
+        "normalises.",
         soft_wrap=True,
     )
 

@@ -14,6 +14,7 @@ import torch
 from benchmark.forms import Inputs
 from benchmark.measure import Call, calls_of, in_turn
 from benchmark.model import MODEL, model_functions
+from benchmark.progress import Progress
 from benchmark.rows import BOTH, FORWARD
 
 from mmcarafe.errors import InputError
@@ -83,23 +84,31 @@ def _status(field: str) -> int:
     return int(re.search(rf"^{field}:\s*(\d+)", status, re.M)[1]) * 1024
 
 
-def measure_more(cpu: Cpu, args: Namespace) -> Iterator[tuple[list[dict], list[dict]]]:
+def expected_seconds_of_more(args: Namespace) -> list[float]:
+    """Guess how long each part of :func:`measure_more` takes with two threads."""
+    return [2, *([60] if args.model else []), 4]
+
+
+def measure_more(cpu: Cpu, args: Namespace, progress: Progress) -> Iterator[tuple[list[dict], list[dict]]]:
     """Yield results by threads, of whole models, and with memory that is reused from then on."""
     best = f"mmcarafe {implementations('cpu')[0]}"
     case = dict(shape="P3", what=BOTH, **FLOAT32)
     calls, _ = calls_of(cpu, "none", **case)
+    progress.begin("P3 by threads")
     results = []
     for threads in (2**i for i in range(args.threads.bit_length())):
         torch.set_num_threads(threads)
-        (result,) = in_turn(cpu, {best: calls[best]}, args.rounds).values()
+        (result,) = in_turn(cpu, {best: calls[best]}, args.rounds, progress=progress).values()
         results.append(case | dict(what=f"{BOTH} by threads", row=str(threads)) | result)
     torch.set_num_threads(args.threads)
     yield results, []
     if args.model:
-        print(f"measuring {MODEL}", flush=True)
+        progress.begin(MODEL)
         calls = {name: [Call(function)] for name, function in model_functions().items()}
         case = dict(shape=MODEL, what=FORWARD, **FLOAT32)
-        yield [case | dict(row=name) | r for name, r in in_turn(cpu, calls, args.rounds).items()], []
+        found = in_turn(cpu, calls, args.rounds, progress=progress)
+        yield [case | dict(row=name) | r for name, r in found.items()], []
+    progress.begin("P3, memory reused")
     reuse_memory()
     a = torch.randn(MATRIX_SIDE, MATRIX_SIDE)
     calls = {("contiguous", "matrix product"): [Call(lambda _: a @ a)]}
@@ -107,7 +116,7 @@ def measure_more(cpu: Cpu, args: Namespace) -> Iterator[tuple[list[dict], list[d
         rows, _ = calls_of(cpu, "replaced", "P3", layout, "float32", FORWARD)
         calls |= {(layout, name): rows[name] for name in (best, "nearest")}
     results = []
-    for (layout, name), result in in_turn(cpu, calls, args.rounds).items():
+    for (layout, name), result in in_turn(cpu, calls, args.rounds, progress=progress).items():
         if name == "matrix product":
             result["gflops"] = 2 * MATRIX_SIDE**3 / result["ms"] / 1e6
         else:

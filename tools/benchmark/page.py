@@ -3,18 +3,20 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 
 import matplotlib
 from benchmark.model import CONFIGS, MODEL
 from benchmark.report import cases, of, our_row, targets, together
 from benchmark.rows import BOTH, FORWARD, LAYOUTS, PASSES, SHAPES
+from benchmark.upsamplers import LEVELS
 
 from mmcarafe.errors import InputError
 from mmcarafe.utils.markdown import write_section
 
 PLOT = "benchmark.png"
-NAMES = dict(cpu="benchmark", cuda="benchmark-cuda")
+NAMES = dict(cpu="benchmark", upsamplers="benchmark-upsamplers", cuda="benchmark-cuda")
 """Of the page's sections."""
 
 CPU_TEXT = """\
@@ -48,6 +50,26 @@ Selecting boxes and pasting masks, the same for both, are left out of the last t
 All that was measured is in [benchmarks.json](benchmarks.json).
 """
 
+UPSAMPLERS_TEXT = """\
+One run of `python tools/benchmark_op.py --upsamplers --page docs/benchmarks.md` on {machine}, no GPU:
+every type of `upsample_cfg` with its defaults, x2, float32, medians of {rounds} calls in turn (3 where one
+takes over half a second), fresh outputs.
+P3 to P5 are what the FPN of an 800 x 1344 image enlarges, 256 channels; guides have as many.
+In brackets: how many times as long as `nearest`. Extra memory is that of a forward pass beyond its output, in
+units of the output, contiguous and channels last.
+GFLOPs are of a forward pass ([what counts](flops.md#other-upsamplers)).
+
+| ratio | measured | aim |
+| --- | --- | --- |
+{targets}
+
+| level | type | {columns} | extra memory | GFLOPs | parameters |
+| --- | --- | {rule} | --- | --- | --- |
+{table}
+
+All that was measured is in [benchmarks.json](benchmarks.json).
+"""
+
 CUDA_TEXT = """\
 One run of `python tools/benchmark_op.py --device cuda --all --page docs/benchmarks.md` on {gpu}
 (torch {torch}, CUDA {cuda}, Triton {triton}): k=5, x2, medians of {rounds} rounds, inputs in turn from
@@ -63,12 +85,17 @@ All that was measured is in [benchmarks.json](benchmarks.json).
 {left_out}"""
 
 
+def aims(table: str, data: dict) -> str:
+    """Return the lines of a table of ratios and their aims."""
+    return markdown(
+        (t["name"], f"{t['value']:.2f}{'' if t['met'] else ' (missed)'}", t["limit"])
+        for t in targets(table, data)
+    )
+
+
 def cpu_section(data: dict) -> str:
     """Return the CPU section of the page, Markdown, from one run with --all."""
     ours, reused = our_row(data), f"{FORWARD}, memory reused"
-    aims = [
-        (t["name"], f"{t['value']:.2f}{'' if t['met'] else ' (missed)'}", t["limit"]) for t in targets(data)
-    ]
     shapes = []
     for shape, _, layout, _ in (case for case in cases(data) if case[3] == BOTH):
         times = [of(data, row, shape, layout, what) for what in PASSES for row in ("nearest", ours)]
@@ -80,7 +107,7 @@ def cpu_section(data: dict) -> str:
     return CPU_TEXT.format(
         machine=described(data["machine"]),
         rounds=data["rounds"],
-        targets=markdown(aims),
+        targets=aims("cpu", data),
         plot=PLOT,
         shapes=markdown(shapes),
         ours=[of(data, ours, layout=layout, what=reused) for layout in LAYOUTS],
@@ -89,6 +116,32 @@ def cpu_section(data: dict) -> str:
         threads=", ".join(f"{r['ms']:.0f} ms with {r['row']}" for r in by_threads),
         mmcv=next((r["why"] for r in data["left_out"] if r["row"] == "mmcv"), "runs here"),
         model=markdown([part, *(f"{ms:.0f}" for ms in times)] for part, times in model.items()),
+    )
+
+
+def upsamplers_section(data: dict) -> str:
+    """Return the section of upsamplers, Markdown: of each level the types, the fastest first."""
+    columns = list(product(PASSES, LAYOUTS))
+    lines = []
+    for shape in dict.fromkeys(r["shape"] for r in data["results"]):
+
+        def get(
+            kind: str, what: str = FORWARD, layout: str = LAYOUTS[0], key: str = "ms", shape=shape
+        ) -> float:
+            return of(data, kind, shape, layout, what, key)
+
+        for kind in sorted({r["row"] for r in data["results"]}, key=get):
+            times = [f"{get(kind, *c):.1f} ({get(kind, *c) / get('nearest', *c):.1f})" for c in columns]
+            extra = " / ".join(f"{get(kind, FORWARD, layout, 'extra'):.2f}" for layout in LAYOUTS)
+            count = f"{get(kind, key='parameters'):,}"
+            lines.append([shape, f"`{kind}`", *times, extra, f"{get(kind, key='gflop'):.2f}", count])
+    return UPSAMPLERS_TEXT.format(
+        machine=described(data["machine"]),
+        rounds=data["rounds"],
+        targets=aims("upsamplers", data),
+        columns=" | ".join(f"{what}, ms, {layout}" for what, layout in columns),
+        rule=" | ".join("---" for _ in columns),
+        table=markdown(lines),
     )
 
 
@@ -113,7 +166,7 @@ def cuda_section(data: dict) -> str:
     )
 
 
-SECTIONS = dict(cpu=cpu_section, cuda=cuda_section)
+SECTIONS = dict(cpu=cpu_section, upsamplers=upsamplers_section, cuda=cuda_section)
 
 
 def markdown(rows: Iterable[Sequence[str]]) -> str:
@@ -150,21 +203,24 @@ def plot(data: dict, path: Path) -> None:
 
 
 def read(path: Path) -> dict:
-    """Return the measurements in a file by device, "cpu" and "cuda"; none where it does not exist."""
+    """Return the measurements in a file by section, as in NAMES; none where it does not exist."""
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def save(path: Path, device: str, data: dict) -> None:
-    """Write the measurements of a device beside those of the other."""
+def save(path: Path, table: str, data: dict) -> None:
+    """Write the measurements of a section beside those of the others."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(read(path) | {device: data}, indent=1) + "\n")
+    path.write_text(json.dumps(read(path) | {table: data}, indent=1) + "\n")
 
 
-def write_page(path: Path, device: str, data: dict) -> None:
-    """Replace a device's section of the page, and write its measurements beside it."""
-    if not set(SHAPES) <= {r["shape"] for r in data["results"]}:
-        raise InputError("--page: expected the measurements of a run with --all")
-    write_section(path, NAMES[device], SECTIONS[device](data))
-    save(path.with_suffix(".json"), device, data)
-    if device == "cpu":
+def write_page(path: Path, table: str, data: dict) -> None:
+    """Replace a section of the page, and write its measurements beside it."""
+    cases = {(r["shape"], r["layout"]) for r in data["results"]}
+    if not set(product(LEVELS if table == "upsamplers" else SHAPES, LAYOUTS)) <= cases:
+        raise InputError(
+            "--page: expected the measurements of a run with --all or --upsamplers, both layouts"
+        )
+    write_section(path, NAMES[table], SECTIONS[table](data))
+    save(path.with_suffix(".json"), table, data)
+    if table == "cpu":
         plot(data, path.parent / PLOT)

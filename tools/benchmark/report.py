@@ -3,15 +3,17 @@
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 from math import isnan, nan, prod
 
 from benchmark.forms import FORMS
-from benchmark.rows import BOTH, FORWARD, LAYOUTS, SHAPES
+from benchmark.rows import BOTH, FORWARD, LAYOUTS, PASSES, SHAPES
 from rich.console import Console
 from rich.table import Table
 
 CASE = ("shape", "dtype", "layout", "what")
+OURS, INTERPOLATIONS = "CARAFE", ("nearest", "bilinear")
+"""Rows of the table of upsamplers: ours, and those that it is not to be compared with."""
 
 
 def of(
@@ -65,11 +67,27 @@ def ratios(data: dict) -> Iterator[tuple[str, float, str]]:
     yield "Mask R-CNN with CARAFE / nearest + deconv", ratio, "<=1.03"
 
 
-def targets(data: dict) -> list[dict]:
-    """Return each ratio that was measured: name, value, aim ("limit") and "met"; there are none on a GPU."""
-    if "processor" not in data["machine"]:
-        return []
-    rows = [dict(name=name, value=value, limit=limit) for name, value, limit in ratios(data)]
+def upsampler_ratios(data: dict) -> Iterator[tuple[str, float, str]]:
+    """Yield the same for the table of upsamplers."""
+    rivals = {r["row"] for r in data["results"]} - {OURS, *INTERPOLATIONS}
+    for what, x in product(PASSES, LAYOUTS):
+        ms = partial(of, data, layout=x, what=what)
+        fastest = min((ms(row) for row in rivals), default=nan)
+        yield (
+            f"{OURS} / fastest but {' and '.join(INTERPOLATIONS)}, P3, {x}, {what}",
+            ms(OURS) / fastest,
+            "<=1",
+        )
+
+
+RATIOS = dict(cpu=ratios, upsamplers=upsampler_ratios)
+"""By section of the page; there are none on a GPU."""
+
+
+def targets(table: str, data: dict) -> list[dict]:
+    """Return each ratio of a section that was measured: name, value, aim ("limit") and "met"."""
+    found = RATIOS[table](data) if table in RATIOS else ()
+    rows = [dict(name=name, value=value, limit=limit) for name, value, limit in found]
     for row in rows:
         limit = float(row["limit"][2:])
         row["met"] = row["value"] >= limit if row["limit"][0] == ">" else row["value"] <= limit
@@ -84,8 +102,13 @@ def cases(data: dict) -> dict[tuple[str, str, str, str], dict[str, dict]]:
     return found
 
 
-def show(data: dict) -> None:
-    """Print a table of each shape, dtype, layout and pass, then what is left out and the aims."""
+def number(value: float) -> str:
+    """Write a count in full, and what was measured with four digits."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def show(table: str, data: dict) -> None:
+    """Print a section: a table of each shape, dtype, layout and pass, what is left out, and the aims."""
     console = Console()
     if not console.is_terminal:
         console.width = 120  # a log file has room
@@ -95,12 +118,12 @@ def show(data: dict) -> None:
         if "nearest" in rows:
             lines = [r | {"/ nearest": r["ms"] / rows["nearest"]["ms"]} for r in lines]
         columns = [key for key in dict.fromkeys(chain(*lines)) if key not in CASE]
-        table = Table(*columns, title=", ".join(case))
+        printed = Table(*columns, title=", ".join(case))
         for r in lines:
-            table.add_row(r["row"], *(f"{r[key]:.4g}" if key in r else "" for key in columns[1:]))
-        console.print(table)
+            printed.add_row(r["row"], *(number(r[key]) if key in r else "" for key in columns[1:]))
+        console.print(printed)
     for reason in dict.fromkeys(f"{r['row']}: {r['why']}" for r in data["left_out"]):
         console.print(f"left out: {reason}")
-    for t in targets(data):
+    for t in targets(table, data):
         met = "met   " if t["met"] else "missed"
         console.print(f"{met} {t['name']}: {t['value']:.2f} (aim {t['limit']})")

@@ -53,12 +53,15 @@ class Row:
 
 
 def layer(build: Callable[[int, int], nn.Module], *options) -> Row:
-    """Return the row of a module, built for a number of channels and a scale, that takes features alone."""
+    """Return the row of a module, built for a number of channels and a scale; it takes no masks."""
 
     def make(first: Inputs) -> Callable[[Inputs], Tensor]:
         x = first.features
         module = build(x.shape[1], first.scale).to(x).requires_grad_(x.requires_grad)
-        return lambda i: module(i.features)
+        if not getattr(module, "guided", False):
+            return lambda i: module(i.features)
+        guide = torch.rand_like(first.output_grad()).requires_grad_(x.requires_grad)
+        return lambda i: module(i.features, guide)
 
     return Row(make, *options, reads_masks=False)
 

@@ -4,13 +4,15 @@
 Parts: ``detector`` goes from BGR images as OpenCV reads them (grey ones where the model takes one channel;
 the normalisation is in the model) to boxes, scores, labels and masks; ``raw`` ends at what the dense head
 predicts for each level, before boxes are selected; ``neck`` takes the backbone's levels; ``upsampler`` is the
-first CARAFE module alone. A file named ``.pt2`` is a program of ``torch.export`` instead.
+first upsampler alone, of any type. A file named ``.pt2`` is a program of ``torch.export`` instead.
 
 Examples::
 
     python tools/deployment/export_onnx.py CONFIG CHECKPOINT.pth --dynamic --verify
     python tools/deployment/export_onnx.py CONFIG CHECKPOINT.pth --verify street.jpg
     python tools/deployment/export_onnx.py configs/carafe/rtmdet_s_carafe_8xb32-300e_coco.py --part neck
+    python tools/deployment/export_onnx.py CONFIG --part neck --gather \
+        --cfg-options model.neck.upsample_cfg.type=DySample
 """
 
 import argparse
@@ -36,6 +38,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--part", default="detector", choices=PARTS)
     parser.add_argument("--shape", nargs=2, type=int, default=[800, 1344], metavar=("H", "W"))
     parser.add_argument("--dynamic", action="store_true", help="any batch, height and width (steps of 32)")
+    parser.add_argument(
+        "--gather", action="store_true", help="sample points (DySample, DLU) by gathers, without GridSample"
+    )
     parser.add_argument("--opset", type=int, default=19, choices=OPSETS)
     parser.add_argument(
         "--verify",
@@ -65,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     check = args.verify is not None or args.dynamic  # which may fail on other sizes than the traced ones
     inputs = other_inputs(part, args.shape, args.dynamic, args.verify or ()) if check else {}
     path = Path(args.output)
-    save(program_of(part, args.dynamic), part, path, args.opset)
+    save(program_of(part, args.dynamic, args.gather), part, path, args.opset)
     print(f"written: {path}, {path.stat().st_size / 1e6:.1f} MB")
     if check:
         verify(path, part, inputs, timed=args.verify is not None, tolerance=args.tolerance)

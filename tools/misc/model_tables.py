@@ -57,6 +57,7 @@ def types() -> list[tuple[str, ...]]:
                 "yes" if row.guided else "",
                 "; ".join(_counts(row, names[0])),
                 f"[{row.source}](https://arxiv.org/abs/{row.source})" if row.source else "",
+                row.onnx,
                 _arguments(row),
             )
         )
@@ -177,7 +178,7 @@ def component_section() -> str:
 
 def type_section() -> str:
     """Return the table of types."""
-    return table(("`type`", "what", "guided", "parameters", "source", "its arguments"), types())
+    return table(("`type`", "what", "guided", "parameters", "source", "ONNX", "its arguments"), types())
 
 
 def choice_section() -> str:
