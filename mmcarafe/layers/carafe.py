@@ -133,7 +133,7 @@ class CARAFE(Upsampler):
         """Give the kernels' centre taps the bias that makes their softmax CENTRE_WEIGHT, the others none."""
         if self.start == "nearest" and self.up_kernel > 1:  # a kernel of one tap is nearest interpolation
             others = self.up_kernel**2 - 1
-            bias = self.content_encoder.bias.view(self.up_group, self.up_kernel**2, -1)
+            bias = self.get_parameter("content_encoder.bias").view(self.up_group, self.up_kernel**2, -1)
             bias[:, others // 2] = math.log(CENTRE_WEIGHT / (1 - CENTRE_WEIGHT) * others)
 
     def kernel_normalizer(self, logits: Tensor) -> Tensor:

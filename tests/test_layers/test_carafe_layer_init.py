@@ -126,6 +126,12 @@ def test_a_start_as_nearest_learns_with_all_its_taps():
     assert losses[-1] < losses[0] / 2
 
 
+def test_the_gradients_of_a_start_as_nearest_are_those_of_finite_differences():
+    layer = CARAFE(2, start="nearest", up_kernel=3, compressed_channels=2).double()
+    x = torch.randn(1, 2, 3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *_: layer(x), (x, *layer.parameters()), fast_mode=True)
+
+
 def test_a_start_outlasts_enclosing_initialisations_and_changes_no_other_weight():
     parent, twin = Parent(), CARAFE(16)
     parent.upsample = CARAFE(16, start="nearest")
