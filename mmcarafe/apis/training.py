@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.dist import all_gather_object
 
 from mmcarafe.checkpoint.resuming import check_fit, checkpoint_to_resume
-from mmcarafe.checkpoint.state_dict import check_finite, check_some_match, read_state_dict
+from mmcarafe.checkpoint.state_dict import check_finite, load_start, read_state_dict
 from mmcarafe.engine.runner import Runner, build_runner
 from mmcarafe.errors import InputError
 
@@ -61,5 +61,6 @@ def check_start(runner: mmengine_runner.Runner, cfg: Config, checkpoint: dict | 
     checkpoint, state = read_state_dict(cfg.load_from)
     check_finite(cfg.load_from, state)
     if knows_model:
-        check_some_match(runner.model, cfg.load_from, state)
+        for line in load_start(runner.model, cfg.load_from, state):
+            runner.logger.info(line)
     return checkpoint

@@ -202,15 +202,43 @@ def load_state(model: nn.Module, theirs: dict[str, Tensor]) -> tuple[list[str], 
     return missing, found[-1].unexpected_keys, misfits
 
 
-def check_some_match(model: nn.Module, path: str, theirs: dict[str, Tensor]) -> None:
-    """Raise InputError where none of a state dict's parameters is the model's."""
-    model = unwrap(model)
-    ours = {key for key in model.state_dict() if "num_batches_tracked" not in key}
-    if ours.issubset(load_state(model, without_wrapper(theirs))[0]):
+def load_start(model: nn.Module, path: str, theirs: dict[str, Tensor]) -> list[str]:
+    """Load weights that a training starts from; return a line about each part that has none among them.
+
+    Parts that a state dict lacks are new ones: an upsampler put into a trained detector, or all but the
+    backbone. They start as they are initialised.
+
+    Raises:
+        InputError: none of the parameters is the model's.
+    """
+    model, theirs = unwrap(model), without_wrapper(theirs)
+    ours = [key for key in model.state_dict() if "num_batches_tracked" not in key]
+    missing, unknown, _ = load_state(model, theirs)
+    if set(ours).issubset(missing):
         raise InputError(
             f"checkpoint {path} holds no parameter of the config's model (its first: "
             f"{next(iter(theirs), None)!r}): the training would start from random weights"
         )
+    present = {prefix for key in set(ours).difference(missing) for prefix in _prefixes(key)}
+    parts: dict[str, int] = {}
+    for key in missing:
+        part = next(prefix for prefix in _prefixes(key) if prefix not in present)
+        parts[part] = parts.get(part, 0) + 1
+    lines = []
+    for part, count in parts.items():
+        others = [key for key in unknown if key.startswith(f"{part}.")]
+        lines.append(
+            f"{part} is not in {path}: "
+            + ("it starts fresh" if part in missing else f"its {count} parameters start fresh")
+            + f"; {', '.join(others)}, of another module there, are left out" * bool(others)
+        )
+    return lines
+
+
+def _prefixes(key: str) -> list[str]:
+    """Return the names of all modules around a parameter, from the outermost, and its own."""
+    names = key.split(".")
+    return [".".join(names[: end + 1]) for end in range(len(names))]
 
 
 def unwrap(model: nn.Module) -> nn.Module:

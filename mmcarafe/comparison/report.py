@@ -75,30 +75,37 @@ def kinds_of(arms: list[dict]) -> dict[str, str]:
 def markdown(recipe: dict, baseline: str, picture: str) -> str:
     """Return the section of a recipe."""
     arms = recipe["arms"]
-    shape = " x ".join(map(str, arms[0]["shape"]))
     parts = [f"## {recipe['config']} ({recipe['recipe']})", NOTE.format(baseline=baseline)]
     parts.append(f"![differences and their intervals]({picture})")
     for kind, title in kinds_of(arms).items():
         columns = {f"{kind}_mAP{end}": name for end, name in COLUMNS.items()}
-        rows = [[arm["arm"], *(_cell(arm["measured"].get(key), 100, 1) for key in columns)] for arm in arms]
-        parts += [f"### {title}", _table(["arm", *columns.values()], rows)]
+        rows = [[arm["arm"], *(cell(arm["measured"].get(key), 100, 1) for key in columns)] for arm in arms]
+        parts += [f"### {title}", table(["arm", *columns.values()], rows)]
+    parts += ["### Cost", cost_table(arms)]
+    return "\n\n".join(parts)
+
+
+def cost_table(arms: list[dict]) -> str:
+    """Return the table of parameters, operations and times."""
+    shape = " x ".join(map(str, arms[0]["shape"]))
     head = ["arm", "seeds", "parameters, M", f"GFLOPs, {shape}", "training, min", "inference, ms an image"]
     rows = []
     for arm in arms:
         training, inference = (arm["measured"][name] | dict(difference=None) for name in TIMES)
         flops = "not counted" if arm["flops"] is None else f"{arm['flops'] / 1e9:.2f}"
-        times = _cell(training, 1 / 60, 1), _cell(inference, 1e3, 0)
+        times = cell(training, 1 / 60, 1), cell(inference, 1e3, 0)
         seeds = f"{len(arm['seeds'])} ({', '.join(map(str, arm['seeds']))})"
         rows.append([arm["arm"], seeds, f"{arm['parameters'] / 1e6:.3f}", flops, *times])
-    parts += ["### Cost", _table(head, rows)]
-    return "\n\n".join(parts)
+    return table(head, rows)
 
 
-def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+def table(head: list[str], rows: Iterable[list[str]]) -> str:
+    """Return a Markdown table."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
-def _cell(value: dict | None, scale: float, digits: int) -> str:
+def cell(value: dict | None, scale: float, digits: int) -> str:
+    """Return what was measured: mean, standard deviation, and the difference where there is one."""
     if value is None:
         return "-"
     text = f"{value['mean'] * scale:.{digits}f}"

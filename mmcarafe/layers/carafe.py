@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CARAFE module: predicts a reassembly kernel for each output pixel, then applies it."""
 
+import math
+
+import torch
 from mmengine.model import initialize
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -15,6 +18,11 @@ PUBLISHED = (
     dict(type="Xavier", layer="Conv2d", distribution="uniform"),
     dict(type="Normal", std=0.001, bias=0, override=dict(name="content_encoder")),
 )
+
+STARTS = ("average", "nearest")
+
+CENTRE_WEIGHT = 0.95
+"""Of the source pixel itself with ``start="nearest"``; docs/where.md has the measurements behind it."""
 
 
 @MODELS.register_module()
@@ -39,10 +47,17 @@ class CARAFE(Upsampler):
             Default: None, as in the paper.
         init_cfg (dict or list, optional): mmengine initialisation. Default: the paper's, Xavier uniform
             and the content encoder normal with standard deviation 0.001 and bias 0.
+        start (str): what a fresh layer does. "average", the paper's: all taps of a kernel weigh nearly the
+            same. "nearest": a bias of the content encoder gives the source pixel itself a weight of 0.95, and
+            the other taps equal shares of the rest. Each output then differs from nearest interpolation by
+            at most 5 % of the range of the source pixels (at borders, and of 0), as long as the input is
+            around 1: at 100, the encoder's weights move the kernels. All taps learn from there. It is meant
+            for a network that was trained with nearest interpolation. Default: "average".
 
     Raises:
         TypeError: a size is not an int.
-        ValueError: a size is below 1, a kernel is even, or ``up_group`` does not divide ``channels``.
+        ValueError: a size is below 1, a kernel is even, ``up_group`` does not divide ``channels``, ``start``
+            is another word, or "nearest" together with an argument that its bias does not survive.
 
     Example:
         >>> import torch
@@ -60,6 +75,7 @@ class CARAFE(Upsampler):
         "encoder_dilation",
         "compressed_channels",
     )
+    options = ("start",)
 
     def __init__(
         self,
@@ -73,8 +89,17 @@ class CARAFE(Upsampler):
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
+        start: str = "average",
     ) -> None:
         super().__init__(init_cfg, PUBLISHED)
+        if start not in STARTS:
+            raise ValueError(f"start: expected {' or '.join(map(repr, STARTS))}, got {start!r}")
+        changing = dict(norm_cfg=norm_cfg, act_cfg=act_cfg, init_cfg=init_cfg)
+        given = [name for name, cfg in changing.items() if cfg is not None]
+        if start != "average" and given:
+            raise ValueError(
+                f"start: {start!r} is a bias that {given[0]} would change; leave one of them out"
+            )
         self.channels = channels
         self.scale_factor = scale_factor
         self.up_kernel = up_kernel
@@ -82,6 +107,7 @@ class CARAFE(Upsampler):
         self.encoder_kernel = encoder_kernel
         self.encoder_dilation = encoder_dilation
         self.compressed_channels = compressed_channels
+        self.start = start
         self.check_sizes()
         kernels = up_group * up_kernel**2 * scale_factor**2
         self.channel_compressor = nn.Conv2d(channels, compressed_channels, 1)
@@ -95,6 +121,20 @@ class CARAFE(Upsampler):
         )
         self.encoder_post = _norm_act(kernels, norm_cfg, act_cfg)
         initialize(self, list(PUBLISHED))
+        self._apply_start()
+
+    def init_weights(self) -> None:
+        """Initialise the weights as ``init_cfg`` and ``start`` say, however often it is asked for."""
+        super().init_weights()
+        self._apply_start()
+
+    @torch.no_grad()
+    def _apply_start(self) -> None:
+        """Give the kernels' centre taps the bias that makes their softmax CENTRE_WEIGHT, the others none."""
+        if self.start == "nearest" and self.up_kernel > 1:  # a kernel of one tap is nearest interpolation
+            others = self.up_kernel**2 - 1
+            bias = self.get_parameter("content_encoder.bias").view(self.up_group, self.up_kernel**2, -1)
+            bias[:, others // 2] = math.log(CENTRE_WEIGHT / (1 - CENTRE_WEIGHT) * others)
 
     def kernel_normalizer(self, logits: Tensor) -> Tensor:
         """Turn raw encoder output into reassembly kernels that sum to 1 (paper, section 3.2).

@@ -10,8 +10,8 @@ from torch import nn
 
 from mmcarafe.checkpoint.state_dict import (
     check_checkpoint,
-    check_some_match,
     load_from_local,
+    load_start,
     read_state_dict,
 )
 from mmcarafe.errors import InputError
@@ -126,9 +126,38 @@ def test_a_start_needs_one_parameter_that_the_model_takes(path):
         {"head.bias": torch.ones(3), "backbone.conv.bias": torch.ones(2)},  # for other classes
     ):
         torch.save(state, path)
-        check_some_match(Detector(), path, read_state_dict(path)[1])
+        load_start(Detector(), path, read_state_dict(path)[1])
     torch.save(ones("other."), path)
     with pytest.raises(
         InputError, match=r"no parameter of the config's model \(its first: 'other.conv.weight'\)"
     ):
-        check_some_match(Detector(), path, read_state_dict(path)[1])
+        load_start(Detector(), path, read_state_dict(path)[1])
+
+
+class Swapped(Detector):
+    """With two upsamplers where the detector has none, and one where it has another."""
+
+    def __init__(self):
+        super().__init__()
+        self.neck = nn.Module()
+        self.neck.upsample_modules = nn.ModuleList([Backbone(), Backbone()])
+        self.neck.lateral = nn.Linear(2, 2)
+        self.mask_head = nn.Module()
+        self.mask_head.upsample = Backbone()
+        self.mask_head.logits = nn.Linear(2, 2)
+
+
+def test_parts_that_start_fresh_are_named_once(path):
+    state = {key: value for key, value in Swapped().state_dict().items() if "upsample" not in key}
+    assert load_start(Swapped(), path, Swapped().state_dict()) == []
+    del state["mask_head.logits.bias"]
+    old = {"mask_head.upsample.weight": torch.ones(1), "mask_head.upsample.bias": torch.ones(1)}
+    assert load_start(Swapped(), path, state | old) == [
+        "neck.upsample_modules is not in weights.pth: its 4 parameters start fresh",
+        "mask_head.upsample is not in weights.pth: its 2 parameters start fresh; mask_head.upsample.weight, "
+        "mask_head.upsample.bias, of another module there, are left out",
+        "mask_head.logits.bias is not in weights.pth: it starts fresh",
+    ]
+    backbone = {key: value for key, value in state.items() if key.startswith("backbone.")}
+    lines = load_start(Swapped(), path, backbone)
+    assert [line.split()[0] for line in lines] == ["head", "neck", "mask_head"]

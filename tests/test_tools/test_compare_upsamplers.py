@@ -11,7 +11,7 @@ import torch
 from commands import SMALL, TOOLS, TWIN, call, refused
 from filelock import FileLock
 
-from mmcarafe.comparison.runs import read_results
+from mmcarafe.comparison.runs import add_result, read_results
 
 NAME = "compare_upsamplers.py"
 SHORT = [*SMALL, "train_cfg.max_epochs=1"]
@@ -69,6 +69,17 @@ def test_a_failing_run_stops_no_other_and_is_all_that_is_left(toy, tmp_path):
     assert left_to_run(*args, cwd=toy) == [broken]
     other = [*args, "optim_wrapper.optimizer.lr=0.5"]
     assert len(left_to_run(*other, cwd=toy)) == 2, "another recipe has other results"
+
+
+def test_a_finished_run_is_not_repeated_where_only_its_line_is_left(toy, tmp_path):
+    out = tmp_path / "out"
+    args = [*ARGS, "--seeds", 0, 1, "--out", out, "--cfg-options", *SHORT]
+    runs = left_to_run(*args, cwd=toy)
+    assert len(runs) == 4
+    for run in runs[:2]:
+        add_result(out / "runs.jsonl", dict(settings=run.settings, seed=run.seed))
+    assert {path.name for path in out.iterdir()} <= {"runs.jsonl", ".lock"}
+    assert left_to_run(*args, cwd=toy) == runs[2:]
 
 
 def test_two_comparisons_do_not_share_a_folder(toy, tmp_path):

@@ -26,10 +26,8 @@ CONFIGS = Path(__file__).parents[2] / "configs/carafe"
 IMAGE = (1, 3, 800, 1344)
 ROIS = 100  # detections that get a mask
 OTHERS = {
-    "`NASFPN`, `DyHead`, YOLACT's `ProtoNet`, `CTResNetNeck`, `HourglassNet`, `HRNet`": "not done yet",
     "PointRend's heads": "what they enlarge are logits at sampled points; its `FPN` takes an upsampler",
     "`GridHead`": "its grouped deconvolutions make the prediction itself",
-    "`RFP` of DetectoRS": "not done yet; its recursion runs an `FPN` several times with other inputs",
     "`SOLOHead`": "its maps are resized to a grid, mostly smaller than they are",
     "`FeatureRelayHead`": "its map is made from a vector: there is no content around a pixel to look at",
 }

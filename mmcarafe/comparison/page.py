@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The section of a comparison on a page of the documentation: tables, curves, and what they say."""
+
+import re
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mmcarafe.comparison.report import COLUMNS, cell, cost_table, difference_text, kinds_of, summary, table
+from mmcarafe.errors import InputError
+
+MAIN = ("", "_75")
+SIZES = ("_s", "_m", "_l")
+CURVE = "segm_mAP"
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+"""Okabe and Ito's, which colour-blind readers tell apart."""
+
+
+def one_recipe(lines: list[dict], baseline: str) -> dict:
+    """Return the summary of results that are of one recipe; InputError where they are of none or several."""
+    recipes = summary(lines, baseline)
+    if len(recipes) != 1:
+        raise InputError(f"expected the results of one recipe, got those of {len(recipes)}: keep one's lines")
+    return recipes[0]
+
+
+def short(arm: str) -> str:
+    """Return an arm's name without arguments.
+
+    Example:
+        >>> short("CARAFE,mask_head.compressed_channels=32 in both")
+        'CARAFE in both'
+    """
+    return re.sub(r",\S+ in ", " in ", arm)
+
+
+def section(lines: list[dict], baseline: str, differences: str, curves: str) -> str:
+    """Return the Markdown of a comparison.
+
+    Args:
+        lines (list[dict]): results, as :func:`mmcarafe.comparison.runs.read_results` gives them.
+        baseline (str): the arm to compare with.
+        differences (str): address of the plot of differences.
+        curves (str): address of the plot of curves.
+
+    Raises:
+        InputError: the results are not of one recipe, or have no run of the baseline.
+    """
+    recipe = one_recipe(lines, baseline)
+    arms, kinds = recipe["arms"], kinds_of(recipe["arms"])
+    main = {f"{kind}_mAP{end}": _title(title, end) for kind, title in kinds.items() for end in MAIN}
+    by_size = {f"{kind}_mAP{end}": _title(title, end) for kind, title in kinds.items() for end in SIZES}
+    parts = [
+        _status(recipe, lines),
+        "\n".join(f"- {_conclusion(arm, kinds)}" for arm in arms[1:]),
+        _measured(arms, main),
+        f"![differences to {baseline} and their intervals]({differences})",
+        "By size (small below 32 x 32 pixels, large above 96 x 96; a size that no object has is left out):",
+        _measured(arms, by_size),
+        _curve_text(lines, baseline),
+        f"![mask AP after epochs]({curves})",
+        cost_table([arm | dict(arm=short(arm["arm"])) for arm in arms]),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _title(kind: str, end: str) -> str:
+    return f"{kind.removesuffix(' AP')} {COLUMNS[end]}"
+
+
+def _measured(arms: list[dict], columns: dict[str, str]) -> str:
+    columns = {key: title for key, title in columns.items() if any(key in arm["measured"] for arm in arms)}
+    rows = [
+        [
+            short(arm["arm"]),
+            str(len(arm["seeds"])),
+            *(cell(arm["measured"].get(key), 100, 1) for key in columns),
+        ]
+        for arm in arms
+    ]
+    return table(["arm", "seeds", *columns.values()], rows)
+
+
+def _status(recipe: dict, lines: list[dict]) -> str:
+    """Say what was run, and on what."""
+    counts = [len(arm["seeds"]) for arm in recipe["arms"]]
+    seeds = f"{min(counts)}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    hours = sum(line["train_seconds"] for line in lines) / 3600
+    versions = dict.fromkeys(
+        ", ".join(f"{name} {version}" for name, version in line["versions"].items()) for line in lines
+    )
+    machines = ", ".join(dict.fromkeys(line["device"] for line in lines))
+    text = (
+        f"{len(lines)} runs of `{recipe['config']}` (fingerprint {recipe['recipe']}), {seeds} for each arm: "
+        f"{hours:.1f} hours in the training loop on {machines}, with {'; '.join(versions)}.\n"
+        "AP in points of 100: mean ± standard deviation over the seeds; below it the difference to the first "
+        "row by seed, with the 95 % interval of its mean."
+    )
+    if max(counts) < 2:
+        return f"{text}\n**One seed for each arm so far: nothing can be concluded yet.**"
+    if min(counts) < 2:
+        return f"{text}\n**Arms with one seed have no interval: nothing can be concluded of them yet.**"
+    return text
+
+
+def _conclusion(arm: dict, kinds: dict[str, str]) -> str:
+    """Say in one line what an arm changed in each kind of AP."""
+    said = []
+    for kind, title in kinds.items():
+        if difference := arm["measured"].get(f"{kind}_mAP", {}).get("difference"):
+            said.append(f"{title} {difference_text(difference)}")
+    return f"**{short(arm['arm'])}**: {'; '.join(said) or 'no seed in common with the first row'}"
+
+
+def _points(lines: list[dict], baseline: str) -> dict[str, dict[int, list[float]]]:
+    """Return by arm, the baseline first, and epoch the mask AP of all seeds that have it, in points."""
+    found: dict[str, dict[int, list[float]]] = {baseline: {}}
+    for line in lines:
+        for point in line["curve"]:
+            for key, value in point["metrics"].items():
+                if key.endswith(CURVE):
+                    found.setdefault(line["arm"], {}).setdefault(point["epoch"], []).append(100 * value)
+    return {arm: points for arm, points in found.items() if points}
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _curve_text(lines: list[dict], baseline: str) -> str:
+    """Return the table of the curves, and say how much AP still rose at the end."""
+    points = _points(lines, baseline)
+    epochs = sorted({epoch for of in points.values() for epoch in of})
+    if len(epochs) < 2:
+        return ""
+    rows = [
+        [short(arm), *(f"{_mean(of[epoch]):.1f}" if epoch in of else "-" for epoch in epochs)]
+        for arm, of in points.items()
+    ]
+    *_, before, last = epochs
+    rises = [_mean(of[last]) - _mean(of[before]) for of in points.values() if {before, last} <= of.keys()]
+    return (
+        f"Mask AP during the training, means over the seeds; from epoch {before} to {last} it changed by "
+        f"{min(rises):+.1f} to {max(rises):+.1f} points, while the learning rate fell to 0:\n\n"
+        + table(["arm", *(f"epoch {epoch}" for epoch in epochs)], rows)
+    )
+
+
+def plot_curves(lines: list[dict], baseline: str, path: Path) -> None:
+    """Draw each arm's mask AP after epochs: a line of the means, and a dot for each seed."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for number, (arm, points) in enumerate(_points(lines, baseline).items()):
+        style = dict(color=COLOURS[number % len(COLOURS)])
+        axis.plot([*points], [_mean(values) for values in points.values()], label=short(arm), **style)
+        for epoch, values in points.items():
+            axis.plot([epoch] * len(values), values, ".", **style)
+    axis.set(xlabel="epoch", ylabel="mask AP")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=110)

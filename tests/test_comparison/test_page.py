@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of measurements is made of committed results, and says no more than they do."""
+
+import cv2
+import evidence_page
+import pytest
+from commands import ROOT, call
+
+from mmcarafe.comparison.page import section
+from mmcarafe.comparison.runs import add_result
+from mmcarafe.errors import InputError
+from mmcarafe.utils.markdown import split_section
+
+CARAFE = "CARAFE,mask_head.compressed_channels=32 in both"
+
+
+def line(arm: str, seed: int, ap: float) -> dict:
+    def metrics(ap: float) -> dict:
+        ends = ("", "_75", "_s")
+        aps = {f"coco/{kind}_mAP{end}": ap for kind in ("bbox", "segm", "boundary") for end in ends}
+        return aps | {"coco/segm_mAP_l": -1.0}
+
+    curve = [dict(epoch=epoch, iter=epoch, metrics=metrics(ap - less)) for epoch, less in ((1, 0.2), (2, 0))]
+    cost = dict(train_seconds=1800.0, seconds_an_image=0.05, parameters=1_500_000, flops=2_000_000_000)
+    what = dict(config="some_config", recipe="aaaa", settings=arm, arm=arm, seed=seed, shape=[160, 160])
+    where = dict(device="x86_64", versions=dict(mmcarafe="0.1.0", torch="2.13.0"))
+    return what | dict(metrics=metrics(ap), curve=curve) | cost | where
+
+
+ONE = [line(CARAFE, 0, 0.45), line("config", 0, 0.40)]
+THREE = [*ONE, line(CARAFE, 1, 0.48), line("config", 1, 0.42), line("config", 2, 0.44), line(CARAFE, 2, 0.51)]
+
+
+def written(lines: list[dict]) -> str:
+    return section(lines, "config", "differences.png", "curves.png")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "docs/evidence").glob("*.jsonl")))
+def test_the_page_is_made_of_the_committed_results(name):
+    _, inside, _ = split_section(ROOT / "docs/evidence.md", name)
+    expected = evidence_page.sections(ROOT / "docs")[name]
+    assert inside.strip() == expected, "run python tools/misc/evidence_page.py --pages docs"
+    for picture in evidence_page.pictures_of(name):
+        assert (ROOT / "docs/evidence" / picture).is_file()
+
+
+def test_three_seeds_have_means_differences_and_intervals():
+    text = written(THREE)
+    assert "6 runs of `some_config` (fingerprint aaaa), 3 for each arm: 3.0 hours" in text
+    assert "on x86_64, with mmcarafe 0.1.0, torch 2.13.0" in text
+    # differences 5, 6 and 7 points: the half of the interval is 4.3027 / sqrt(3)
+    said = "+6.00 (+3.52 to +8.48, 3 seeds)"
+    assert f"- **CARAFE in both**: box AP {said}; mask AP {said}; boundary AP {said}" in text
+    assert "| arm | seeds | box AP | box AP75 | mask AP | mask AP75 | boundary AP | boundary AP75 |" in text
+    assert f"| CARAFE in both | 3 | 48.0 ± 3.0<br>{said} |" in text
+    assert "| arm | seeds | box AP small | mask AP small | boundary AP small |" in text, "-1 is no AP"
+    assert "from epoch 1 to 2 it changed by +20.0 to +20.0 points" in text
+    assert "| CARAFE in both | 28.0 | 48.0 |" in text
+    assert "nothing can be concluded" not in text
+
+
+def test_one_seed_is_no_evidence():
+    text = written(ONE)
+    assert "**One seed for each arm so far: nothing can be concluded yet.**" in text
+    assert "mask AP +5.00, one seed: no interval" in text
+    text = written([*ONE, line("config", 1, 0.41)])
+    assert "3 runs of `some_config` (fingerprint aaaa), 1 to 2 for each arm" in text
+    assert "**Arms with one seed have no interval: nothing can be concluded of them yet.**" in text
+
+
+def test_an_interval_with_zero_in_it_is_said_to_be_none():
+    text = written([*ONE, line(CARAFE, 1, 0.39), line("config", 1, 0.40)])
+    assert "mask AP no difference seen: +2.00 (-36.12 to +40.12, 2 seeds)" in text
+
+
+def test_an_arm_without_a_seed_of_the_baseline_says_so():
+    assert "- **CARAFE in both**: no seed in common with the first row" in written(
+        [line(CARAFE, 5, 0.4), ONE[1]]
+    )
+
+
+def test_results_of_several_recipes_are_refused():
+    with pytest.raises(InputError, match="results of one recipe, got those of 2"):
+        written([*ONE, ONE[1] | dict(recipe="bbbb")])
+    with pytest.raises(InputError, match="results of one recipe, got those of 0"):
+        written([])
+
+
+def test_the_command_writes_sections_and_plots(tmp_path):
+    (tmp_path / "evidence").mkdir()
+    page = tmp_path / "evidence.md"
+    page.write_text("above\n<!-- small: begin -->\n<!-- small: end -->\nbelow\n")
+    for one in THREE:
+        add_result(tmp_path / "evidence/small.jsonl", one)
+    call("evidence_page.py", "--pages", tmp_path, cwd=tmp_path)
+    expected = section(THREE, "config", "evidence/small-differences.png", "evidence/small-curves.png")
+    assert page.read_text() == f"above\n<!-- small: begin -->\n{expected}\n<!-- small: end -->\nbelow\n"
+    for name in ("small-differences.png", "small-curves.png"):
+        assert cv2.imread(str(tmp_path / "evidence" / name)).std() > 5
+    assert call("evidence_page.py", cwd=tmp_path).stdout.count("hours in the training loop") >= 1
