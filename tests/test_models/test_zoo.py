@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import mmdet
@@ -48,7 +49,7 @@ def components(cfg: object) -> Iterator[ConfigDict]:
     parts = cfg if isinstance(cfg, list | tuple) else []
     if isinstance(cfg, dict):
         parts = cfg.values()
-        if cfg.get("type") in MODELS.module_dict:
+        if isinstance(cfg.get("type"), str):
             yield cfg
     for part in parts:
         yield from components(part)
@@ -73,7 +74,10 @@ def zoo() -> dict[str, dict[str, ConfigDict]]:
 
 def built(name: str, cfg: ConfigDict) -> nn.Module | None:
     """The component with upsamplers; None where its settings leave nothing to upsample, as the error says."""
-    cfg = ConfigDict(cfg)
+    cfg = deepcopy(cfg)
+    for part in components(cfg):
+        if part["type"] in ("SyncBN", "MMSyncBN"):  # which ask for a process group
+            part["type"] = "BN"
     (cfg[PARTS[name]] if name in PARTS else cfg).upsample_cfg = CFG
     try:
         with torch.device("meta"), DefaultScope.overwrite_default_scope("mmdet"):
