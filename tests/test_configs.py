@@ -18,7 +18,7 @@ from model_tables import base_of
 from shipped import CONFIGS, every_config
 
 from mmcarafe.datasets.shapes.drawing import CLASSES, PALETTE
-from mmcarafe.layers import CARAFE
+from mmcarafe.layers import CARAFE, CARAFEDownsample
 
 ROOT = Path(__file__).parents[1]
 # file name -> (CARAFE modules in the neck, elsewhere)
@@ -27,6 +27,7 @@ CARAFES = {
     "cascade-mask-rcnn_r50_fpn-carafe_1x_coco": (3, 3),
     "faster-rcnn_r50_fpn-carafe_1x_coco": (3, 0),
     "faster-rcnn_r50_pafpn-carafe_1x_coco": (3, 0),
+    "faster-rcnn_r50_pafpn-carafe-pp_1x_coco": (6, 0),
     "fcos_r50-caffe_fpn-carafe_gn-head_1x_coco": (2, 0),
     "htc_r50_fpn-carafe_1x_coco": (3, 3),
     "mask-rcnn_r50_fpn-carafe_1x_coco": (3, 1),
@@ -39,6 +40,7 @@ CARAFES = {
     "retinanet_r50_fpn-carafe_1x_coco": (2, 0),
     "rtmdet-ins_s_carafe_8xb32-300e_coco": (2, 2),
     "rtmdet_s_carafe_8xb32-300e_coco": (2, 0),
+    "rtmdet_s_carafe-pp_8xb32-300e_coco": (4, 0),
     "solov2_r50_fpn-carafe_1x_coco": (3, 6),
     "tood_r50_fpn-carafe_1x_coco": (2, 0),
     "vfnet_r50_fpn-carafe_1x_coco": (2, 0),
@@ -61,7 +63,7 @@ def build(cfg: Config) -> torch.nn.Module:
 
 
 def count_carafe(module: torch.nn.Module | None) -> int:
-    return sum(isinstance(m, CARAFE) for m in module.modules()) if module else 0
+    return sum(isinstance(m, CARAFE | CARAFEDownsample) for m in module.modules()) if module else 0
 
 
 def test_every_config_is_listed():
@@ -102,7 +104,7 @@ def test_config_learns_a_step_and_predicts(path):
     assert torch.isfinite(total)
     total.backward()
     for name, module in model.named_modules():
-        if isinstance(module, CARAFE):
+        if isinstance(module, CARAFE | CARAFEDownsample):
             for parameter in module.parameters():
                 assert parameter.grad is not None, name
                 assert torch.isfinite(parameter.grad).all(), name

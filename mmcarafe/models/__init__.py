@@ -5,7 +5,7 @@ from mmcarafe import checkpoint, datasets, engine  # register themselves
 from mmcarafe.layers import CARAFE
 from mmcarafe.utils.registry import replace_given_classes
 
-from .backbones import HourglassNet, HRNet
+from .backbones import HourglassNet, HRNet, ResNet
 from .dense_heads import (
     BoxInstMaskHead,
     CondInstMaskHead,

@@ -7,6 +7,7 @@ from mmdet.models import backbones
 from mmdet.registry import MODELS
 from torch import nn
 
+from .select_downsample import SelectDownsample
 from .select_upsample import Place, ReplaceUpsample, SelectUpsample, Step
 
 
@@ -47,3 +48,20 @@ class HRNet(ReplaceUpsample, backbones.HRNet):
                 yield Place(
                     layers, str(len(layers) - 1), layers[0].out_channels, int(layers[-1].scale_factor)
                 )
+
+
+@MODELS.register_module(force=True)
+class ResNet(SelectDownsample, backbones.ResNet):
+    """mmdet's ResNet with a ``downsample_cfg`` for the strided 3x3 convolution of a stage.
+
+    The shortcut beside it stays mmdet's. With ``style="caffe"`` a bottleneck's strided convolution is 1x1:
+    nothing can be selected.
+
+    Args:
+        downsample_cfg (dict, optional): ``type`` and its arguments. Default: mmdet's strides.
+
+    Raises:
+        DownsampleConfigError: the type is not known or does not take the arguments, or has no effect.
+    """
+
+    strided = ("layer1", "layer2", "layer3", "layer4")

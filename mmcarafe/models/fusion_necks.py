@@ -7,6 +7,7 @@ from mmdet.models import necks
 from mmdet.registry import MODELS
 from torch import Tensor
 
+from .select_downsample import SelectDownsample
 from .select_upsample import Place, ReplaceUpsample, SelectUpsample, Step
 
 
@@ -23,11 +24,12 @@ class SelectPAFPN(SelectUpsample):
 
 
 @MODELS.register_module(force=True)
-class YOLOXPAFPN(SelectPAFPN, necks.YOLOXPAFPN):
+class YOLOXPAFPN(SelectDownsample, SelectPAFPN, necks.YOLOXPAFPN):
     """mmdet's YOLOXPAFPN with an upsampler of its own for each step.
 
     Args:
         upsample_cfg (dict): ``type`` and its arguments; without a type, mmdet's ``nn.Upsample``.
+        downsample_cfg (dict, optional): what takes over the stride of the bottom-up path's convolutions.
 
     Raises:
         UpsampleConfigError: the type is not known or does not take the arguments.
@@ -40,10 +42,14 @@ class YOLOXPAFPN(SelectPAFPN, necks.YOLOXPAFPN):
         [(2, 4, 24, 24), (2, 4, 12, 12)]
     """
 
+    strided = ("downsamples",)
+
 
 @MODELS.register_module(force=True)
-class CSPNeXtPAFPN(SelectPAFPN, necks.CSPNeXtPAFPN):
-    """RTMDet's neck with the ``upsample_cfg`` of :class:`YOLOXPAFPN`."""
+class CSPNeXtPAFPN(SelectDownsample, SelectPAFPN, necks.CSPNeXtPAFPN):
+    """RTMDet's neck with the ``upsample_cfg`` and ``downsample_cfg`` of :class:`YOLOXPAFPN`."""
+
+    strided = YOLOXPAFPN.strided
 
 
 @MODELS.register_module(force=True)

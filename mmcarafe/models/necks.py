@@ -7,6 +7,7 @@ from mmengine.model import ModuleList
 from torch import Tensor
 
 from .interpolate import KeepOutput, must_upsample
+from .select_downsample import DownsampleExtraLevels
 from .select_upsample import InitUpsamplers, SelectUpsample, Step, by_name, is_guided
 
 
@@ -23,15 +24,17 @@ class SelectTopDown(SelectUpsample):
 
 
 @MODELS.register_module(force=True)
-class FPN(SelectTopDown, necks.FPN):
+class FPN(DownsampleExtraLevels, SelectTopDown, necks.FPN):
     """mmdet's FPN whose ``upsample_cfg`` may name an upsampler: ``upsample_cfg=dict(type="CARAFE")``.
 
     All other arguments, the extra levels and the outputs are mmdet's. ``upsample_modules[i]`` upsamples
     level i + 1 to level i; an odd lateral (25 above 13) is met by cropping, and one of the same size takes
-    the level above as it is.
+    the level above as it is. ``downsample_cfg`` (default: None) selects what makes the extra levels, in place
+    of pooling or of the stride of their convolutions.
 
     Raises:
         UpsampleConfigError: the type is not known or does not take the arguments.
+        DownsampleConfigError: the same of ``downsample_cfg``, or there is nothing that halves a map.
         ValueError: in ``forward``, a level is neither twice as large as the one above it (odd sizes rounded
             up) nor of its size.
 
@@ -50,8 +53,10 @@ class FPN_DropBlock(SelectTopDown, necks.FPN_DropBlock):  # noqa: N801  mmdet's 
 
 
 @MODELS.register_module(force=True)
-class PAFPN(SelectTopDown, necks.PAFPN):
-    """mmdet's PAFPN with the ``upsample_cfg`` of :class:`FPN`; the bottom-up path is mmdet's."""
+class PAFPN(DownsampleExtraLevels, SelectTopDown, necks.PAFPN):
+    """mmdet's PAFPN as :class:`FPN`; ``downsample_cfg`` concerns the bottom-up path too."""
+
+    strided = ("downsample_convs", "fpn_convs")
 
 
 @MODELS.register_module(force=True)

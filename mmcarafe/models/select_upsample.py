@@ -12,7 +12,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
 from mmcarafe.layers import UpsampleConfigError, build_upsample
-from mmcarafe.utils.registry import takes_upsample_cfg
+from mmcarafe.utils.registry import takes
 
 from .interpolate import InterpolateWith, KeepOutput
 
@@ -45,7 +45,7 @@ def selection(cfg: dict | None, component: type) -> tuple[dict, dict]:
     if cfg.get("type") is not None:
         return cfg, {}
     interpolation = {name: value for name, value in cfg.items() if name != "type"}
-    if interpolation and not takes_upsample_cfg(component):
+    if interpolation and not takes(component, "upsample_cfg"):
         raise UpsampleConfigError(
             f"{component.__name__} upsamples in a fixed way: expected an upsample_cfg with a "
             f"type, for instance dict(type='CARAFE'), got {cfg}"

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 from torch import nn
 
-from mmcarafe.errors import UpsampleConfigError
+from mmcarafe.errors import DownsampleConfigError, UpsampleConfigError
 
 REGISTRIES = ("MODELS", "HOOKS", "TRANSFORMS", "DATASETS", "METRICS", "OPTIM_WRAPPERS")
 """The registries in which this package's classes have names of mmdet's or mmengine's."""
@@ -24,9 +24,9 @@ def successor(kind: type) -> type | None:
     """Return the class of this package that has taken over a class's name, or None.
 
     Example:
-        >>> from mmdet.models import FPN, ResNet
+        >>> from mmdet.models import FPN, SwinTransformer
         >>> from mmcarafe.utils.registry import successor
-        >>> successor(FPN), successor(ResNet)
+        >>> successor(FPN), successor(SwinTransformer)
         (<class 'mmcarafe.models.necks.FPN'>, None)
     """
     for name in REGISTRIES:
@@ -43,6 +43,7 @@ def with_successors(cfg: object, registry: Registry) -> object:
     Raises:
         UpsampleConfigError: the config selects an upsampler for a class that takes none, or that derives from
             one with a successor, which would be needed for it.
+        DownsampleConfigError: it selects a downsampler for a class that takes none.
     """
     if isinstance(cfg, list):
         return [with_successors(part, registry) for part in cfg]
@@ -50,6 +51,9 @@ def with_successors(cfg: object, registry: Registry) -> object:
     if isinstance(kind, type) and (ours := successor(kind)):
         cfg = cfg.copy()
         cfg["type"] = kind = ours
+    if kind and isinstance(cfg.get("downsample_cfg"), dict):
+        with registry.switch_scope_and_registry(cfg.get("_scope_")) as scoped:
+            _check_takes_downsampler(scoped.get(kind) if isinstance(kind, str) else kind)
     for selected, given in _selected(cfg) if kind else ():
         with registry.switch_scope_and_registry(cfg.get("_scope_")) as scoped:
             built = scoped.get(kind) if isinstance(kind, str) else kind
@@ -59,13 +63,13 @@ def with_successors(cfg: object, registry: Registry) -> object:
     return cfg
 
 
-def takes_upsample_cfg(component: type) -> bool:
-    """Tell whether a constructor of mmdet's names ``upsample_cfg``, or hands it on to a parent that does."""
+def takes(component: type, setting: str) -> bool:
+    """Tell whether a class's constructor names an argument, or hands it on to a parent that does."""
     for owner in component.__mro__:
         if owner is nn.Module:
             break
         parameters = inspect.signature(owner.__init__).parameters
-        if "upsample_cfg" in parameters:
+        if setting in parameters:
             return True
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             break
@@ -94,7 +98,7 @@ def _check_takes(kind: object) -> None:
         return
     if part := getattr(kind, "upsampling_part", ""):
         raise UpsampleConfigError(f"{kind.__name__}: put upsample_cfg into its {part}, which upsamples")
-    a_users = takes_upsample_cfg(kind) or any(map(successor, kind.__mro__))
+    a_users = takes(kind, "upsample_cfg") or any(map(successor, kind.__mro__))
     if hasattr(kind, "replaces") or (a_users and not kind.__module__.startswith("mmdet.")):
         return
     raise UpsampleConfigError(
@@ -103,11 +107,22 @@ def _check_takes(kind: object) -> None:
     )
 
 
+def _check_takes_downsampler(kind: object) -> None:
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or getattr(kind, "strided", ()):
+        return
+    if kind.__module__.startswith(("mmdet.", "mmcarafe.")) or not takes(kind, "downsample_cfg"):
+        registered = mmdet_registry.MODELS.module_dict
+        those = sorted(name for name, other in registered.items() if getattr(other, "strided", ()))
+        raise DownsampleConfigError(f"{kind.__name__} takes no downsample_cfg; these do: {', '.join(those)}")
+
+
 def _check_parent(kind: object, selected: str) -> None:
     parents = kind.__mro__ if isinstance(kind, type) else ()
     parent = next(filter(successor, parents), None)  # the nearest: mmdet's PAFPN derives from its FPN
     ours = parent and successor(parent)
-    if ours and not issubclass(kind, ours) and selected not in getattr(ours, "mmdet_types", ()):
+    if not hasattr(ours, "replaces"):
+        return
+    if not issubclass(kind, ours) and selected not in getattr(ours, "mmdet_types", ()):
         raise UpsampleConfigError(
             f"{kind.__name__} derives from mmdet's {parent.__name__}, which has no upsampler of type "
             f"{selected!r}: derive it from mmcarafe.models.{parent.__name__}, which has them all"

@@ -9,6 +9,7 @@ CONFIGS = sorted((ROOT / "configs/carafe").glob("*.py"))
 HEAVY = (
     *("atss", "cascade", "htc", "mask2former", "panoptic", "rtmdet-ins", "solov2", "tood", "vfnet"),
     *("mask-rcnn_r50_fpn-carafe_neck-only", "mask-rcnn_r50_fpn-carafe_head-only"),
+    *("faster-rcnn_r50_pafpn-carafe_1x", "rtmdet_s_carafe_8xb32"),  # for which those with downsamplers stand
 )
 every_config = pytest.mark.parametrize(
     "path",

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mmcarafe.models
 from mmcarafe.apis.config import build_detector
-from mmcarafe.layers import CARAFE, TYPES, build_upsample
+from mmcarafe.layers import CARAFE, TYPES, CARAFEDownsample, build_upsample
 from mmcarafe.layers.build_upsample import UpsampleType
 from mmcarafe.utils.cli import run
 from mmcarafe.utils.markdown import write_section
@@ -37,10 +37,20 @@ def components() -> list[tuple[str, ...]]:
     """Group the classes registered under mmdet's names by what an upsampler replaces in them."""
     rows = {}
     for name in sorted(mmcarafe.models.__all__, key=str.lower):
-        if name != "CARAFE":
-            kind = getattr(mmcarafe.models, name)
+        kind = getattr(mmcarafe.models, name)
+        if hasattr(kind, "replaces"):
             rows.setdefault((kind.replaces, kind.guide or "none"), []).append(f"`{name}`")
     return [(", ".join(names), *row) for row, names in rows.items()]
+
+
+def downsampling() -> list[tuple[str, str]]:
+    """List the components that take a ``downsample_cfg``, and the modules in which it has an effect."""
+    kinds = {name: getattr(mmcarafe.models, name) for name in sorted(mmcarafe.models.__all__)}
+    return [
+        (f"`{name}`", ", ".join(f"`{part}`" for part in kind.strided))
+        for name, kind in kinds.items()
+        if getattr(kind, "strided", ())
+    ]
 
 
 def types() -> list[tuple[str, ...]]:
@@ -100,8 +110,8 @@ def where(model: nn.Module) -> list[str]:
     """List the components that hold CARAFE modules, as a config names them."""
     found = {}
     for name, module in model.named_modules():
-        if isinstance(module, CARAFE):
-            owner = re.split(r"\.(?:upsample|convs_all_levels)", name)[0]
+        if isinstance(module, CARAFE | CARAFEDownsample):
+            owner = re.split(r"\.(?:upsample|downsample|fpn_convs|convs_all_levels)", name)[0]
             found[re.sub(r"\.\d+", "", owner)] = None
     return list(found)
 
@@ -170,6 +180,10 @@ def component_section() -> str:
         [
             table(("component", "what the upsampler replaces", "guide"), components()),
             table(("without", "why"), list(OTHERS.items())),
+            table(
+                ("component with `downsample_cfg`", "where convolutions hand over their stride"),
+                downsampling(),
+            ),
         ]
     )
 
