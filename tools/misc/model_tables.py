@@ -111,7 +111,7 @@ def where(model: nn.Module) -> list[str]:
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, CARAFE | CARAFEDownsample):
-            owner = re.split(r"\.(?:upsample|downsample|fpn_convs|convs_all_levels)", name)[0]
+            owner = re.split(r"\.(?:upsample|downsample|fpn_convs|extra_levels|convs_all_levels)", name)[0]
             found[re.sub(r"\.\d+", "", owner)] = None
     return list(found)
 
