@@ -27,7 +27,7 @@ CARAFES = {
     "cascade-mask-rcnn_r50_fpn-carafe_1x_coco": (3, 3),
     "faster-rcnn_r50_fpn-carafe_1x_coco": (3, 0),
     "faster-rcnn_r50_pafpn-carafe_1x_coco": (3, 0),
-    "faster-rcnn_r50_pafpn-carafe-pp_1x_coco": (6, 0),
+    "faster-rcnn_r50_pafpn-carafe-pp_1x_coco": (7, 0),
     "fcos_r50-caffe_fpn-carafe_gn-head_1x_coco": (2, 0),
     "htc_r50_fpn-carafe_1x_coco": (3, 3),
     "mask-rcnn_r50_fpn-carafe_1x_coco": (3, 1),

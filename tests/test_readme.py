@@ -33,7 +33,9 @@ def test_every_component_says_what_is_replaced():
     rows = model_tables.components()
     assert all(replaces for _, replaces, _ in rows)
     names = {name.strip("`") for names, *_ in rows for name in names.split(", ")}
-    assert names == set(models.__all__) - {"CARAFE"}
+    assert names == set(models.__all__) - {"CARAFE", "ResNet"}
+    takes_downsample_cfg = {name.strip("`") for name, _ in model_tables.downsampling()}
+    assert takes_downsample_cfg > {"FPN", "ResNet"} and takes_downsample_cfg <= set(models.__all__)
 
 
 def test_flops_added_to_an_fpn_are_the_papers_formula():

@@ -125,8 +125,9 @@ class SelectUpsample(InitUpsamplers):
         super().__init__(*args, **kwargs)
         self._steps = self.upsample_steps() if cfg else []
         component = self.component or type(self).__name__
-        steps = {step.module: step for step in self._steps if step}
-        self.upsample_modules = ModuleList(steps[i].build(cfg, component) for i in range(len(steps)))
+        steps = {step.module: step for step in self._steps if step}  # a module may serve several
+        built = {i: step.build(cfg, component) for i, step in steps.items()}  # in the order of forward
+        self.upsample_modules = ModuleList(built[i] for i in range(len(built)))
         self._guides = {}
         if any(map(is_guided, self.upsample_modules)):
             self._guides = {s.guide: KeepOutput() for s in self._steps if s and isinstance(s.guide, str)}

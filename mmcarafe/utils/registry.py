@@ -101,10 +101,11 @@ def _check_takes(kind: object) -> None:
     a_users = takes(kind, "upsample_cfg") or any(map(successor, kind.__mro__))
     if hasattr(kind, "replaces") or (a_users and not kind.__module__.startswith("mmdet.")):
         return
-    raise UpsampleConfigError(
-        f"{kind.__name__} takes no upsample_cfg with a type: it does not upsample, or not by a step that can "
-        f"be replaced; these do: {', '.join(upsampling_components())}"
-    )
+    if those := upsampling_components():
+        raise UpsampleConfigError(
+            f"{kind.__name__} takes no upsample_cfg with a type: it does not upsample, or not by a step that "
+            f"can be replaced; these do: {', '.join(those)}"
+        )
 
 
 def _check_takes_downsampler(kind: object) -> None:

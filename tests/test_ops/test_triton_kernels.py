@@ -53,7 +53,7 @@ def test_sweep_equals_the_reference():
     if DEVICE == "cpu":  # the interpreter takes a second for what a GPU does in microseconds
         sizes |= dict(H=st.integers(1, 4), per_group=st.sampled_from([1, 3, 5, 17]), groups=st.integers(1, 2))
         sizes |= dict(k=st.sampled_from([1, 3, 5]))
-    sweep(lambda z: check(z, OPS, DEVICE), examples=4 if DEVICE == "cpu" else 60, **sizes)
+    sweep(lambda z: check(z, OPS, DEVICE), examples=3 if DEVICE == "cpu" else 60, **sizes)
 
 
 @pytest.mark.parametrize("which", range(3))

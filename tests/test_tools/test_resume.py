@@ -166,7 +166,7 @@ def test_killed_while_it_writes_and_damaged_it_ends_with_the_same_weights(rich, 
     assert (work / "epoch_2.pth").stat().st_size > len(half)
     assert "epoch_2.pth" not in (work / "last_checkpoint").read_text()
 
-    result = train(rich, "killed", resume=["--resume"], run=call)
+    result = train(rich, "killed", resume=["--resume"])
     assert "resumed epoch: 2" in result.stdout + result.stderr
     assert "epoch_3.pth" in names(work)
     assert differences(whole_run / "epoch_3.pth", work / "epoch_3.pth") == []
