@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 def test_readme_section_is_up_to_date(name):
     page, section = model_tables.SECTIONS[name]
     _, inside, _ = split_section(ROOT / "docs" / page, name)
+    # with deterministic algorithms torch takes an interpolation apart, and the counter does not know it
+    torch.use_deterministic_algorithms(False)
     assert inside.strip() == section(), "run python tools/misc/model_tables.py --pages docs"
 
 

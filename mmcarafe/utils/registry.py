@@ -78,8 +78,11 @@ def takes(component: type, setting: str) -> bool:
 
 def upsampling_components() -> list[str]:
     """List the names of this package's components, in whose configs ``upsample_cfg`` selects an upsampler."""
-    registered = mmdet_registry.MODELS.module_dict
-    return sorted(name for name, kind in registered.items() if hasattr(kind, "replaces"))
+    return sorted(name for name, kind in mmdet_registry.MODELS.module_dict.items() if _ours(kind, "replaces"))
+
+
+def _ours(kind: type, attribute: str) -> bool:
+    return kind.__module__.startswith("mmcarafe.") and hasattr(kind, attribute)
 
 
 def _selected(cfg: dict | Config) -> list[tuple[str, dict]]:
@@ -113,7 +116,7 @@ def _check_takes_downsampler(kind: object) -> None:
         return
     if kind.__module__.startswith(("mmdet.", "mmcarafe.")) or not takes(kind, "downsample_cfg"):
         registered = mmdet_registry.MODELS.module_dict
-        those = sorted(name for name, other in registered.items() if getattr(other, "strided", ()))
+        those = sorted(name for name, other in registered.items() if _ours(other, "strided"))
         raise DownsampleConfigError(f"{kind.__name__} takes no downsample_cfg; these do: {', '.join(those)}")
 
 
