@@ -103,7 +103,7 @@ def test_the_upsampler_of_a_checkpoint(trained, tmp_path):
     checkpoint = trained / "epoch_1.pth"
     options = ["--part", "upsampler", "--cfg-options", *SMALL[:2]]
     export(SHAPES, tmp_path, *options, checkpoint=[checkpoint])
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     start = "neck.upsample_modules.0."
     layer = CARAFE(64)
     layer.load_state_dict({k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)})
