@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("errors", "ops", ""),
-    ("layers", "datasets", "checkpoint", "utils"),
+    ("layers", "selecting", "datasets", "checkpoint", "utils"),
     ("analysis", "visualization", "deploy"),
     ("engine",),
     ("models",),
