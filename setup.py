@@ -91,6 +91,7 @@ setup(
         "mmcarafe": ["py.typed"],
         "mmcarafe.ops": ["csrc/*"],
         "mmcarafe.datasets.checks": ["*.csv"],
+        "mmcarafe.visualization": ["kernel_page.html", "kernel_page.js"],
     },
     **cpu_kernels(),
     cmdclass={"build_py": WithConfigsAndTools, **({"build_ext": OptionalBuild} if CppExtension else {})},

@@ -144,7 +144,12 @@ def run_installed(installed, *args, cwd) -> str:
 
 @pytest.mark.slow
 def test_the_wheel_has_configs_tools_and_an_index(installed):
-    assert (installed / "mmcarafe/datasets/checks/kinds.csv").is_file()
+    for kept in (
+        "datasets/checks/kinds.csv",
+        "visualization/kernel_page.html",
+        "visualization/kernel_page.js",
+    ):
+        assert (installed / "mmcarafe" / kept).is_file()
     mim = installed / "mmcarafe/.mim"
     checkout_only = {Path("tools/setup_env.sh"), Path("tools/quickstart.sh"), Path("tools/run_tests.sh")}
     checkout_only.add(Path("tools/run_gpu_tests.sh"))
