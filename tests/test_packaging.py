@@ -30,7 +30,7 @@ STACK = ["mmengine", "mmcv", "mmdet"]
 @pytest.mark.parametrize(
     ("imports", "blocked"),
     [
-        ("mmcarafe", STACK),
+        ("mmcarafe.demo", STACK),
         ("mmcarafe.ops", [*STACK, "numpy"]),
         ("mmcarafe.analysis", [*STACK, "numpy"]),
     ],
