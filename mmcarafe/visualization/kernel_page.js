@@ -187,8 +187,9 @@ class Page {
       const place = [Math.floor(this.row / times), Math.floor(this.column / times)];
       times *= level.scale;
       const value = level.entropy[place[0] * level.width * level.scale + place[1]] / 255;
-      this.levels[number].entropy.replaceChildren(make("meter", { value }), ` ${value.toFixed(2)}: uniformity of ` +
-        "CARAFE's kernel (its entropy; 1: all source pixels weigh the same)");
+      const meter = make("meter", { value, ariaLabel: "uniformity" }), means = "1: all source pixels weigh the same";
+      const says = ` ${value.toFixed(2)}: uniformity of CARAFE's kernel (its entropy; ${means})`;
+      this.levels[number].entropy.replaceChildren(meter, says);
       const shares = traces.map((levels) => levels[number]), area = footprint(this.view, number, shares[0]);
       METHODS.forEach((method, i) => this.drawMethod(number, i, place, shares[i], area));
     });

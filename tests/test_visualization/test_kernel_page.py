@@ -186,7 +186,7 @@ def in_browser(text: str, width: int, steps: str, folder: Path) -> list[dict]:
     return json.loads(html.unescape(pre[1]))
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (Debian: chromium)")
 def test_what_a_pointer_and_keys_bring_up_is_what_trace_says(tmp_path):
     seen = view(levels=3, size=(3, 4), spread=0.4)
     dx, dy = seen.step(-1)
@@ -228,7 +228,7 @@ def test_what_a_pointer_and_keys_bring_up_is_what_trace_says(tmp_path):
             assert shown["uniform"][number] == pytest.approx(seen.entropy(number)[at], abs=0.003)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (Debian: chromium)")
 def test_another_part_is_chosen_and_a_roi_is_not_left(tmp_path):
     neck, head = view(levels=2), view(levels=1, size=(14, 14), box=(20.5, 30.25, 41.0, 88.75))
     object.__setattr__(head, "name", "head")
