@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmcarafe.ops import carafe
 
+from .normalize import normalize_kernels
 from .optional_mmengine import initialize, register
 from .pixel_shuffle import pixel_shuffle
 from .upsampler import Upsampler
@@ -144,9 +145,7 @@ class CARAFE(Upsampler):
         Returns:
             Tensor[N, G*k*k, s*H, s*W]: one kernel for each output pixel and group.
         """
-        logits = pixel_shuffle(logits, self.scale_factor)
-        kernels = logits.unflatten(1, (self.up_group, self.up_kernel**2))  # [N, G, k*k, s*H, s*W]
-        return kernels.softmax(dim=2).flatten(1, 2)
+        return normalize_kernels(pixel_shuffle(logits, self.scale_factor), self.up_group)
 
     def forward(self, x: Tensor) -> Tensor:
         """Upsample: Tensor[N, channels, H, W] -> Tensor[N, channels, scale_factor * H, scale_factor * W]."""

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from mmcarafe.ops import carafe_downsample
 
 from .carafe import PUBLISHED
+from .normalize import normalize_kernels
 from .optional_mmengine import initialize, register
 from .upsampler import Upsampler
 
@@ -81,7 +82,7 @@ class CARAFEDownsample(Upsampler):
 
     def kernel_normalizer(self, logits: Tensor) -> Tensor:
         """Turn raw encoder output into reassembly kernels that sum to 1: Tensor[N, G*k*k, H, W] of both."""
-        return logits.unflatten(1, (self.down_group, self.down_kernel**2)).softmax(dim=2).flatten(1, 2)
+        return normalize_kernels(logits, self.down_group)
 
     def forward(self, x: Tensor) -> Tensor:
         """Downsample Tensor[N, C, H, W] -> Tensor[N, C, ceil(H / scale_factor), ceil(W / scale_factor)]."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmcarafe.ops import carafe
 
+from .normalize import normalize_kernels
 from .optional_mmengine import initialize, register
 from .upsampler import Upsampler
 
@@ -127,7 +128,7 @@ class FADE(Upsampler):
             Tensor[N, channels, scale_factor * H, scale_factor * W].
         """
         self.check_input(x, guide)
-        masks = self.kernel_generator(x, guide, self.scale_factor).softmax(dim=1)
+        masks = normalize_kernels(self.kernel_generator(x, guide, self.scale_factor), 1)
         out = carafe(x, masks.to(x.dtype), self.up_kernel, 1, self.scale_factor)
         if not self.gate:
             return out

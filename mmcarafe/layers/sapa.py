@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from mmcarafe.ops import carafe
 from mmcarafe.ops.outputs import memory_format
 
+from .normalize import normalize_kernels
 from .optional_mmengine import initialize, register
 from .upsampler import Upsampler
 
@@ -104,5 +105,5 @@ class SAPA(Upsampler):
         logits = torch.ops.mmcarafe.carafe_grad_masks.default(
             queries, keys.to(queries.dtype), self.up_kernel, 1, self.scale_factor
         )
-        masks = logits.softmax(dim=1)
+        masks = normalize_kernels(logits, 1)
         return carafe(x, masks.to(x.dtype), self.up_kernel, 1, self.scale_factor)

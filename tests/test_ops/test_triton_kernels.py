@@ -2,6 +2,7 @@
 """The Triton kernels against loop and reference: compiled on a GPU, by Triton's interpreter elsewhere."""
 
 from itertools import product
+from math import prod
 
 import pytest
 import torch
@@ -37,7 +38,11 @@ def calls():
     for (i, sample), dtype, name in product(enumerate(SAMPLES), triton_backend.DTYPES, FORMATS):
         usual = dtype == torch.float32 and (name == "contiguous" or i % 2 == 0)
         if DEVICE == "cuda" or usual or i < 2:
-            yield pytest.param(sample, dtype, FORMATS[name], id=f"{sample}-{str(dtype)[6:]}-{name}")
+            long = DEVICE == "cpu" and name == "channels_last" and prod(sample.shapes[1]) > 3500
+            marks = [pytest.mark.slow] if long else []
+            yield pytest.param(
+                sample, dtype, FORMATS[name], id=f"{sample}-{str(dtype)[6:]}-{name}", marks=marks
+            )
 
 
 @pytest.mark.parametrize(("sample", "dtype", "memory_format"), calls())
