@@ -16,6 +16,7 @@ FLOORS = (
     ("engine",),
     ("models",),
     ("apis", "comparison"),
+    ("demo",),
     ("tools", "__main__"),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -4,13 +4,12 @@
 import math
 
 import torch
-from mmengine.model import initialize
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmcarafe.ops import carafe
 
 from .normalize import normalize_kernels
+from .optional_mmengine import initialize, register
 from .pixel_shuffle import pixel_shuffle
 from .upsampler import Upsampler
 
@@ -26,7 +25,7 @@ CENTRE_WEIGHT = 0.95
 """Of the source pixel itself with ``start="nearest"``; docs/where.md has the measurements behind it."""
 
 
-@MODELS.register_module()
+@register
 class CARAFE(Upsampler):
     """Content-Aware ReAssembly of FEatures, a learned upsampler (Wang et al., ICCV 2019, section 3).
 

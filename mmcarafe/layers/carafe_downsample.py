@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """CARAFE++'s downsampling module: predicts a reassembly kernel for each output pixel, then applies it."""
 
-from mmengine.model import initialize
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmcarafe.ops import carafe_downsample
 
 from .carafe import PUBLISHED
 from .normalize import normalize_kernels
+from .optional_mmengine import initialize, register
 from .upsampler import Upsampler
 
 
-@MODELS.register_module()
+@register
 class CARAFEDownsample(Upsampler):
     """The learned downsampler of CARAFE++ (Wang et al., arXiv 2012.04733).
 

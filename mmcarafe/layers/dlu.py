@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The DLU module: predicts one reassembly kernel for each source pixel, and samples between them."""
 
-from mmengine.model import initialize
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmcarafe.ops import carafe
 
 from .normalize import normalize_kernels
+from .optional_mmengine import initialize, register
 from .sampling import sample
 from .upsampler import Upsampler
 
@@ -18,7 +17,7 @@ PUBLISHED = (
 )
 
 
-@MODELS.register_module()
+@register
 class DLU(Upsampler):
     """Dynamic lightweight upsampling (arXiv 2410.22139): CARAFE with fewer kernels to predict.
 
