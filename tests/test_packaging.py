@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import mmdet
@@ -33,6 +34,11 @@ STACK = ["mmengine", "mmcv", "mmdet"]
         ("mmcarafe.demo", STACK),
         ("mmcarafe.ops", [*STACK, "numpy"]),
         ("mmcarafe.analysis", [*STACK, "numpy"]),
+        pytest.param(
+            "mmcarafe.segmentation",
+            ["mmdet"],
+            marks=pytest.mark.skipif(not find_spec("mmseg"), reason="mmsegmentation is not installed"),
+        ),
     ],
 )
 def test_a_part_imports_without_the_stack_above_it(imports, blocked):

@@ -14,7 +14,7 @@ FLOORS = (
     ("layers", "selecting", "datasets", "checkpoint", "utils"),
     ("analysis", "visualization", "deploy"),
     ("engine",),
-    ("models",),
+    ("models", "segmentation"),
     ("apis", "comparison"),
     ("demo",),
     ("tools", "__main__"),

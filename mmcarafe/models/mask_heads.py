@@ -15,7 +15,7 @@ class SelectMaskUpsample:
 
     replaces = "the deconvolution in front of the logits"
     guide = ""
-    mmdet_types = ("deconv", "nearest", "bilinear", "carafe")
+    host_types = ("deconv", "nearest", "bilinear", "carafe")
 
     def __init__(self, *args, **kwargs) -> None:
         args, kwargs = by_name(super().__init__, args, kwargs)

@@ -81,7 +81,7 @@ class FPN_CARAFE(InitUpsamplers, necks.FPN_CARAFE):  # noqa: N801  mmdet's name
 
     replaces = "all its upsamplers, from P6 to P5 included"
     guide = SelectTopDown.guide
-    mmdet_types = ("nearest", "bilinear", "deconv", "pixel_shuffle", "carafe")
+    host_types = ("nearest", "bilinear", "deconv", "pixel_shuffle", "carafe")
 
     def __init__(self, *args, **kwargs) -> None:
         args, kwargs = by_name(super().__init__, args, kwargs)

@@ -29,7 +29,11 @@ class ReplaceUpsample(InitUpsamplers):
 
     def __init__(self, *args, **kwargs) -> None:
         args, kwargs = by_name(super().__init__, args, kwargs)
-        cfg, _ = selection(kwargs.pop("upsample_cfg", None), type(self))
+        cfg, theirs = selection(kwargs.pop("upsample_cfg", None), type(self))
+        if cfg and cfg["type"] in self.host_types:
+            cfg, theirs = {}, cfg
+        if theirs:
+            kwargs["upsample_cfg"] = theirs
         super().__init__(*args, **kwargs)
         self.upsample_modules = []  # a plain list: they are in their places already
         for place in list(self.places()) if cfg else ():

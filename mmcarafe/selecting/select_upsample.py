@@ -88,6 +88,8 @@ class Step(NamedTuple):
     def build(self, cfg: dict, component: str, registry: Registry) -> nn.Module:
         """Build the upsampler that ``cfg`` selects for this step."""
         guide = None if self.guide is None else self.guide_channels or self.channels
+        if self.rest:
+            component = f"the pooling pyramid of {component}"
         return build_upsample(cfg, self.channels, self.scale, registry, guide, component)
 
 
@@ -104,6 +106,9 @@ class InitUpsamplers:
 
     guide = ""
     """Which map guides a guided type, in words; empty where there is none. In the same table."""
+
+    host_types: tuple[str, ...] = ()
+    """Types that the parent knows itself."""
 
     upsampling_part = ""
     """The argument whose config takes ``upsample_cfg``, if the component's own does not."""
@@ -132,9 +137,6 @@ class SelectUpsample(InitUpsamplers):
 
     component = ""
     """What messages call it, if not by the name of its class: a part of a component names that."""
-
-    mmdet_types: tuple[str, ...] = ()
-    """Types that mmdet's own class knows."""
 
     def __init__(self, *args, **kwargs) -> None:
         args, kwargs = by_name(super().__init__, args, kwargs)

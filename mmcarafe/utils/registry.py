@@ -113,7 +113,7 @@ def _check_parent(kind: object, selected: str) -> None:
     ours = parent and successor(parent)
     if not hasattr(ours, "replaces"):
         return
-    if not issubclass(kind, ours) and selected not in getattr(ours, "mmdet_types", ()):
+    if not issubclass(kind, ours) and selected not in getattr(ours, "host_types", ()):
         raise UpsampleConfigError(
             f"{kind.__name__} derives from mmdet's {parent.__name__}, which has no upsampler of type "
             f"{selected!r}: derive it from mmcarafe.models.{parent.__name__}, which has them all"

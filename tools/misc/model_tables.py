@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from mmengine.config import Config
@@ -33,11 +34,11 @@ OTHERS = {
 }
 
 
-def components() -> list[tuple[str, ...]]:
-    """Group the classes registered under mmdet's names by what an upsampler replaces in them."""
+def components(package: ModuleType = mmcarafe.models) -> list[tuple[str, ...]]:
+    """Group the classes registered under a host's names by what an upsampler replaces in them."""
     rows = {}
-    for name in sorted(mmcarafe.models.__all__, key=str.lower):
-        kind = getattr(mmcarafe.models, name)
+    for name in sorted(package.__all__, key=str.lower):
+        kind = getattr(package, name)
         if hasattr(kind, "replaces"):
             rows.setdefault((kind.replaces, kind.guide or "none"), []).append(f"`{name}`")
     return [(", ".join(names), *row) for row, names in rows.items()]
@@ -188,6 +189,13 @@ def component_section() -> str:
     )
 
 
+def segmentation_section() -> str:
+    """Return the table of mmsegmentation's components."""
+    import mmcarafe.segmentation  # which needs mmsegmentation
+
+    return table(("component", "what the upsampler replaces", "guide"), components(mmcarafe.segmentation))
+
+
 def type_section() -> str:
     """Return the table of types."""
     return table(("`type`", "what", "guided", "parameters", "source", "ONNX", "its arguments"), types())
@@ -215,6 +223,7 @@ def config_section() -> str:
 SECTIONS = {
     "components": ("components.md", component_section),
     "types": ("components.md", type_section),
+    "segmentation": ("segmentation.md", segmentation_section),
     "choices": ("../README.md", choice_section),
     "configs": ("configs.md", config_section),
 }
@@ -223,9 +232,7 @@ SECTIONS = {
 def main(argv: list[str] | None = None) -> None:
     """Print the tables, or write them into their pages."""
     parser = argparse.ArgumentParser(description="Make the tables of components, types and configs")
-    parser.add_argument(
-        "--pages", help="folder of components.md and configs.md, with README.md above it, which get them"
-    )
+    parser.add_argument("--pages", help="folder of the pages that get them, with README.md above it: docs")
     args = parser.parse_args(argv)
     for name, (page, section) in SECTIONS.items():
         if args.pages:

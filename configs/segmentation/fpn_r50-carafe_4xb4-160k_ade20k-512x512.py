@@ -1,0 +1,3 @@
+_base_ = ["mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py", "../_base_/mmcarafe_segmentation.py"]
+
+model = dict(neck=dict(upsample_cfg=dict(type="CARAFE")), decode_head=dict(upsample_cfg=dict(type="CARAFE")))

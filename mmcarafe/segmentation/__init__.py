@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Importing this registers components with mmsegmentation, which it needs; mmdet is not imported.
+
+In a config: ``custom_imports=dict(imports=["mmcarafe.segmentation"])``.
+"""
+
+from .backbones import UNet
+from .heads import FPNHead, PSPHead, SegformerHead, UPerHead
+from .necks import FPN
+
+__all__ = ["FPN", "FPNHead", "PSPHead", "SegformerHead", "UNet", "UPerHead"]

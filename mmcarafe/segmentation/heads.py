@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mmsegmentation's decode heads, able to select any upsampler; registered under mmsegmentation's names."""
+
+from collections.abc import Sequence
+
+from mmseg.models import decode_heads
+from mmseg.registry import MODELS
+
+from mmcarafe.layers import UpsampleConfigError
+from mmcarafe.selecting.select_upsample import SelectUpsample, Step
+
+POOLING = "the bilinear steps from the cells of the pooling pyramid, by 2; the interpolation does the rest"
+
+
+@MODELS.register_module(force=True)
+class UPerHead(SelectUpsample, decode_heads.UPerHead):
+    """mmsegmentation's UPerHead with an ``upsample_cfg``.
+
+    Args:
+        upsample_cfg (dict, optional): ``type`` and its arguments. Default: mmsegmentation's interpolation.
+        upsample_in (sequence of str): where: ``"ppm"``, from the cells of the pooling pyramid, ``"fpn"``, the
+            top-down path, and ``"fusion"``, from each level to the finest. The paper's ablation has each
+            alone, and all. Default: all.
+
+    Raises:
+        UpsampleConfigError: the type is not known or does not take the arguments, or a place is not known.
+
+    Example:
+        >>> import torch
+        >>> from mmcarafe.segmentation import UPerHead
+        >>> head = UPerHead(in_channels=[8, 16], in_index=[0, 1], channels=4, num_classes=3,
+        ...                 upsample_cfg=dict(type="CARAFE"))
+        >>> head((torch.rand(2, 8, 24, 24), torch.rand(2, 16, 12, 12))).shape
+        torch.Size([2, 3, 24, 24])
+    """
+
+    replaces = f"{POOLING}; those of the top-down path; those by 2, 4, 8 that fuse the levels"
+    guide = "top-down: the lateral below; fusion: the finest level; none in the pooling pyramid"
+    places = ("ppm", "fpn", "fusion")
+
+    def __init__(self, *args, upsample_in: Sequence[str] = places, **kwargs) -> None:
+        unknown = [place for place in upsample_in if place not in self.places]
+        if unknown or isinstance(upsample_in, str):
+            raise UpsampleConfigError(
+                f"upsample_in: expected a list of {', '.join(self.places)}, got {upsample_in!r}"
+            )
+        self.upsample_in = tuple(upsample_in)
+        super().__init__(*args, **kwargs)
+
+    def upsample_steps(self) -> list[Step | None]:
+        """State the steps of the pooling pyramid, of the top-down path, and of the fusion, in this order."""
+        laterals = range(len(self.lateral_convs))
+        steps = {
+            "ppm": [dict(scale=2, rest=True) for _ in self.psp_modules],
+            "fpn": [dict(scale=2, guide=f"lateral_convs.{i}") for i in reversed(laterals)],
+            "fusion": [dict(scale=2 ** (i + 1), guide="fpn_convs.0") for i in reversed(laterals)],
+        }
+        found, count = [], 0
+        for place, options in ((place, options) for place, those in steps.items() for options in those):
+            chosen = place in self.upsample_in
+            found.append(Step(count, self.channels, **options) if chosen else None)
+            count += chosen
+        return found
+
+
+@MODELS.register_module(force=True)
+class PSPHead(SelectUpsample, decode_heads.PSPHead):
+    """mmsegmentation's PSPHead with the ``upsample_cfg`` of :class:`UPerHead`."""
+
+    replaces = POOLING
+
+    def upsample_steps(self) -> list[Step | None]:
+        """State one step for each grid of cells."""
+        return [Step(i, self.channels, 2, rest=True) for i in range(len(self.psp_modules))]
+
+
+@MODELS.register_module(force=True)
+class FPNHead(SelectUpsample, decode_heads.FPNHead):
+    """mmsegmentation's FPNHead (Semantic FPN) with the ``upsample_cfg`` of :class:`UPerHead`."""
+
+    replaces = "the bilinear step behind each convolution of a level"
+
+    def upsample_steps(self) -> list[Step | None]:
+        """State the steps of each level to the first one's size; the resize behind them has nothing to do."""
+        steps, count = [], 0
+        for stride in self.feature_strides[1:]:
+            times = (stride // self.feature_strides[0]).bit_length() - 1
+            steps += [Step(count + i, self.channels, 2) for i in range(times)] + [None]
+            count += times
+        return steps
+
+
+@MODELS.register_module(force=True)
+class SegformerHead(SelectUpsample, decode_heads.SegformerHead):
+    """mmsegmentation's SegformerHead with the ``upsample_cfg`` of :class:`UPerHead`."""
+
+    replaces = "the bilinear steps by 2, 4 and 8 from each level to the finest"
+    guide = "the finest level"
+
+    def upsample_steps(self) -> list[Step | None]:
+        """State one step for each level but the finest."""
+        levels = range(1, len(self.convs))
+        return [None] + [Step(i - 1, self.channels, 2**i, "convs.0") for i in levels]
