@@ -7,14 +7,16 @@ import torch
 from matplotlib.collections import PatchCollection
 
 from mmcarafe.analysis import record
-from mmcarafe.layers import CARAFE
+from mmcarafe.layers import CARAFE, CARAFEDownsample
 from mmcarafe.visualization import Point, View, choose_points, draw, to_rgb
 from mmcarafe.visualization.drawing import PICTURES
 
 
-def view(levels=2, size=(6, 9), k=5, groups=1, spread=3.0, box=None, image=(96, 144)) -> View:
+def view(levels=2, size=(6, 9), k=5, groups=1, spread=3.0, box=None, image=(96, 144), down=False) -> View:
     """A chain of modules on random features, over a random image."""
     layers = torch.nn.Sequential(*(CARAFE(4, up_kernel=k, up_group=groups) for _ in range(levels)))
+    if down:
+        layers = torch.nn.Sequential(CARAFEDownsample(4, down_kernel=k, down_group=groups))
     for layer in layers:
         torch.nn.init.normal_(layer.content_encoder.weight, std=spread)
     with record(layers) as calls, torch.no_grad():
@@ -52,6 +54,8 @@ def test_every_picture_is_titled_and_explained():
         dict(levels=1, size=(14, 14), box=(-9.0, 30.25, 200.0, 40.0)),
         dict(image=(40, 144), box=(0, 0, 144, 96)),
         dict(image=(144, 30), size=(9, 2)),
+        dict(down=True, size=(24, 36)),
+        dict(down=True, size=(25, 37), k=3, groups=2, box=(0, 0, 152, 104)),
     ],
     ids=str,
 )
@@ -81,6 +85,16 @@ def test_the_squares_of_a_trace_are_its_weights():
         level = len(seen.calls) - 1 if collection is drawn[1] else 0
         centres = [seen.pixel((r.x0 + r.x1) / 2, (r.y0 + r.y1) / 2, level) for r in rectangles]
         assert centres == [tuple(cell) for cell in np.argwhere(weight >= 0.01)]
+
+
+def test_features_of_a_downsampler_are_compared_with_the_pixels_it_is_centred_on():
+    seen = view(down=True, size=(25, 37), box=(0, 0, 152, 104))
+    figure = PICTURES["features"](seen, choose_points(seen))
+    assert "before and after downsampling" in figure.get_suptitle()
+    images = {axis.get_title(): axis.images[0].get_array() for axis in figure.axes if axis.images}
+    np.testing.assert_allclose(images["nearest"], images["before"][::2, ::2])
+    assert images["bilinear"].shape == images["CARAFE"].shape == (13, 19)
+    assert "37 x 25 → 19 x 13" in texts(figure)
 
 
 def test_what_is_gathered_past_the_border_is_said():

@@ -17,7 +17,7 @@ from torch import nn
 from mmcarafe.apis.config import KERNELS, absence_named, build_detector, read_config
 from mmcarafe.checkpoint.state_dict import check_checkpoint
 from mmcarafe.errors import InputError
-from mmcarafe.layers import CARAFE
+from mmcarafe.layers.upsampler import Reassembler
 from mmcarafe.utils.cli import add_cfg_options, add_device_option, run
 from mmcarafe.utils.files import check_folder, check_pipeline, write_picture
 from mmcarafe.visualization import (
@@ -61,7 +61,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def build_model(cfg: Config, args: argparse.Namespace) -> nn.Module:
     """Build the detector with its weights; InputError where there is nothing to look at."""
     model = build_detector(cfg)
-    if not any(isinstance(module, CARAFE) for module in model.modules()):
+    if not any(isinstance(module, Reassembler) for module in model.modules()):
         raise InputError(
             f"config {args.config} builds no CARAFE module; name one with upsample_cfg=dict(type='CARAFE')"
         )
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{view.name}: {len(view.calls)} levels, {len(chosen)} points, written to {folder}")
     ran = {call.name for view in seen for call in view.calls}
     for name, module in model.named_modules():
-        if isinstance(module, CARAFE) and name not in ran:
+        if isinstance(module, Reassembler) and name not in ran:
             print(f"{name}: left out, it did not run (a mask head's does where something is found)")
 
 
