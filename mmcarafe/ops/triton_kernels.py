@@ -156,8 +156,8 @@ def grad_features_kernel(
         dx = a // (S * JS) - R
         i = 0 if DOWN else a // JS % S
         o_x = a * VEC - LEFT if DOWN else a % JS * VEC - dx * S
-        shift = o_x if DOWN else -dx
-        ok_x = (left + shift >= 0) & (left + shift < columns)
+        back = -o_x if DOWN else dx
+        ok_x = (left - back >= 0) & (left - back < columns)
         for d in tl.static_range(-R, (ROWS - 1) * STEP + R + 1):
             o_y = d * (S // STEP) + i
             ok_p = ok_x & (top + d >= 0) & (top + d < rows)
