@@ -25,8 +25,7 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 every_format = pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 KERNELS = ("carafe", "grad_features", "grad_masks")
 SAMPLE = Sample(2, 4, 3, 5, k=3, groups=2, scale=2)
-# the kernels of downsampling are mostly those of upsampling: what the interpreter runs of them without --slow
-# is one kernel size of two strides
+# downsampling runs on the same kernels: without --slow the interpreter runs it at two strides only
 SLOW = [pytest.mark.slow] if DEVICE == "cpu" else []
 every_kind = pytest.mark.parametrize("kind", [Sample, pytest.param(Downsample, marks=SLOW)])
 
