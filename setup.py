@@ -86,11 +86,12 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["mmcarafe", "mmcarafe.*"]),
     python_requires=">=3.10",
-    install_requires=["torch>=2.6"],
+    install_requires=["torch>=2.6"],  # all that operator and layers need; detectors: an extra below
     package_data={
         "mmcarafe": ["py.typed"],
         "mmcarafe.ops": ["csrc/*"],
         "mmcarafe.datasets.checks": ["*.csv"],
+        "mmcarafe.visualization": ["kernel_page.html", "kernel_page.js"],
     },
     **cpu_kernels(),
     cmdclass={"build_py": WithConfigsAndTools, **({"build_ext": OptionalBuild} if CppExtension else {})},

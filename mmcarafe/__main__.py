@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m mmcarafe``: print what is installed and which kernels run, for a report of a problem."""
+"""``python -m mmcarafe``: print what is installed and which kernels run, for a report of a problem.
 
+``python -m mmcarafe demo [OUT.png]`` draws what CARAFE does, beside nearest and bilinear upsampling.
+"""
+
+import argparse
 import os
 import platform
+import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
 import mmcarafe
+from mmcarafe.errors import InputError
 from mmcarafe.ops import cuda, implementations
 
 DISTRIBUTIONS = {
@@ -51,7 +58,7 @@ def cuda_kernels() -> str:
     return f"{', '.join(found)}, on {torch.cuda.get_device_name()}"
 
 
-def main() -> None:
+def print_installed() -> None:
     """Print a line for each."""
     lines = {
         "mmcarafe": f"{mmcarafe.__version__} in {Path(mmcarafe.__file__).parent}",
@@ -65,5 +72,24 @@ def main() -> None:
         print(f"{name:<12} {value}")
 
 
+def main(argv: Sequence[str] = ()) -> None:
+    """Print what is installed, or draw."""
+    parser = argparse.ArgumentParser(prog="python -m mmcarafe", description="Print what is installed")
+    commands = parser.add_subparsers(dest="command")
+    drawing = commands.add_parser("demo", help="draw what CARAFE does, beside nearest and bilinear")
+    drawing.add_argument("out", nargs="?", type=Path, default=Path("carafe.png"), help="default: carafe.png")
+    args = parser.parse_args(argv)
+    if args.command is None:
+        print_installed()
+        return
+    from mmcarafe import demo  # the report above is for installations in which this may fail
+
+    try:
+        errors = demo.write(args.out)
+    except (InputError, OSError) as error:
+        sys.exit(f"{parser.prog}: {error}")
+    print(", ".join(f"{way} {value:.2f} %" for way, value in errors.items()), "error: written to", args.out)
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -24,12 +24,15 @@ def python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
+STACK = ["mmengine", "mmcv", "mmdet"]
+
+
 @pytest.mark.parametrize(
     ("imports", "blocked"),
     [
-        ("mmcarafe", ["mmengine", "mmcv", "mmdet"]),
-        ("mmcarafe.ops", ["mmengine", "mmcv", "mmdet", "numpy"]),
-        ("mmcarafe.layers", ["mmcv", "mmdet"]),
+        ("mmcarafe.demo", STACK),
+        ("mmcarafe.ops", [*STACK, "numpy"]),
+        ("mmcarafe.analysis", [*STACK, "numpy"]),
     ],
 )
 def test_a_part_imports_without_the_stack_above_it(imports, blocked):
@@ -51,10 +54,25 @@ def test_what_optional_tests_need_is_installed():
             assert metadata.version(name).split("+")[0] == version
 
 
-def test_the_layer_runs_without_mmcv():
-    code = "import torch, sys; sys.modules['mmcv'] = None; from mmcarafe.layers import CARAFE; "
-    result = python(code + "print(CARAFE(8)(torch.rand(1, 8, 5, 7)).shape)")
-    assert "[1, 8, 10, 14]" in result.stdout, result.stderr
+@pytest.mark.parametrize("blocked", [["mmcv", "mmdet"], [*STACK, "numpy"]], ids=["mmcv", "mmengine"])
+def test_the_layers_run_without(blocked):
+    """All of them, forward and backward."""
+    code = f"""
+import sys; sys.modules.update(dict.fromkeys({blocked}))
+import torch
+from mmcarafe import layers
+x, guide = torch.rand(1, 8, 5, 7), torch.rand(1, 8, 10, 14)
+for kind in (layers.CARAFE, layers.DySample, layers.DLU, layers.SAPA, layers.FADE, layers.CARAFEDownsample):
+    layer = kind(8, 8) if kind.guided else kind(8)
+    y = layer(x, guide) if kind.guided else layer(x)
+    y.sum().backward()
+    layer.init_weights()
+    print(kind.__name__, list(y.shape[2:]), layers.carafe_flops(layers.CARAFE(256)))
+"""
+    result = python(code)
+    up = ("CARAFE", "DySample", "DLU", "SAPA", "FADE")
+    expected = [f"{name} [10, 14] 199496" for name in up] + ["CARAFEDownsample [3, 4] 199496"]
+    assert result.stdout.splitlines() == expected, result.stderr
 
 
 def test_what_is_installed_and_runs_is_printed(capsys):
@@ -126,7 +144,12 @@ def run_installed(installed, *args, cwd) -> str:
 
 @pytest.mark.slow
 def test_the_wheel_has_configs_tools_and_an_index(installed):
-    assert (installed / "mmcarafe/datasets/checks/kinds.csv").is_file()
+    for kept in (
+        "datasets/checks/kinds.csv",
+        "visualization/kernel_page.html",
+        "visualization/kernel_page.js",
+    ):
+        assert (installed / "mmcarafe" / kept).is_file()
     mim = installed / "mmcarafe/.mim"
     checkout_only = {Path("tools/setup_env.sh"), Path("tools/quickstart.sh"), Path("tools/run_tests.sh")}
     checkout_only.add(Path("tools/run_gpu_tests.sh"))

@@ -11,11 +11,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("errors", "ops", ""),
-    ("layers", "datasets", "checkpoint", "utils"),
+    ("layers", "selecting", "datasets", "checkpoint", "utils"),
     ("analysis", "visualization", "deploy"),
     ("engine",),
     ("models",),
     ("apis", "comparison"),
+    ("demo",),
     ("tools", "__main__"),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

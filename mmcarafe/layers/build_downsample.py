@@ -3,14 +3,18 @@
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
-from mmengine.registry import MODELS, Registry
 from torch import nn
 
 from mmcarafe.errors import DownsampleConfigError
 
 from .build_upsample import construct
 from .carafe_downsample import CARAFEDownsample
+from .optional_mmengine import MODELS
+
+if TYPE_CHECKING:
+    from mmengine.registry import Registry
 
 # as in upsample_cfg, mmcv's name too, under which it registers its upsampler
 DOWNSAMPLE_TYPES: dict[str, Callable] = {"carafe": CARAFEDownsample, "CARAFE": CARAFEDownsample}
@@ -21,7 +25,7 @@ def build_downsample(
     cfg: dict,
     channels: int,
     scale_factor: int,
-    registry: Registry = MODELS,
+    registry: "Registry | None" = MODELS,
     component: str = "this component",
 ) -> nn.Module:
     """Build the downsampler that a ``downsample_cfg`` selects.
@@ -32,8 +36,8 @@ def build_downsample(
             takes ``channels`` and ``scale_factor``.
         channels (int): channels of the maps to downsample; the output has as many.
         scale_factor (int): how many times smaller the output is, rounded up.
-        registry (Registry): where other types are looked up, after the registry of the default scope.
-            Default: mmengine's root ``MODELS``.
+        registry (Registry, optional): where other types are looked up, after the registry of the default
+            scope. Default: mmengine's root ``MODELS``, or None where mmengine is not installed.
         component (str): whose downsampler it is, for messages.
 
     Returns:
@@ -55,7 +59,7 @@ def build_downsample(
     kind = cfg.pop("type", None)
     what = f"downsample_cfg type {kind!r}"
     module = DOWNSAMPLE_TYPES.get(kind) if isinstance(kind, str) else kind
-    if isinstance(kind, str) and module is None:
+    if isinstance(kind, str) and module is None and registry is not None:
         with registry.switch_scope_and_registry(None) as scoped:
             module = scoped.get(kind) or registry.get(kind)
     if not callable(module):

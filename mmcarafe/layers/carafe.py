@@ -4,12 +4,12 @@
 import math
 
 import torch
-from mmengine.model import initialize
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmcarafe.ops import carafe
 
+from .normalize import normalize_kernels
+from .optional_mmengine import initialize, register
 from .pixel_shuffle import pixel_shuffle
 from .upsampler import Reassembler
 
@@ -25,7 +25,7 @@ CENTRE_WEIGHT = 0.95
 """Of the source pixel itself with ``start="nearest"``; docs/where.md has the measurements behind it."""
 
 
-@MODELS.register_module()
+@register
 class CARAFE(Reassembler):
     """Content-Aware ReAssembly of FEatures, a learned upsampler (Wang et al., ICCV 2019, section 3).
 
@@ -150,9 +150,7 @@ class CARAFE(Reassembler):
         Returns:
             Tensor[N, G*k*k, s*H, s*W]: one kernel for each output pixel and group.
         """
-        logits = pixel_shuffle(logits, self.scale_factor)
-        kernels = logits.unflatten(1, (self.up_group, self.up_kernel**2))  # [N, G, k*k, s*H, s*W]
-        return kernels.softmax(dim=2).flatten(1, 2)
+        return normalize_kernels(pixel_shuffle(logits, self.scale_factor), self.up_group)
 
     def forward(self, x: Tensor) -> Tensor:
         """Upsample: Tensor[N, channels, H, W] -> Tensor[N, channels, scale_factor * H, scale_factor * W]."""

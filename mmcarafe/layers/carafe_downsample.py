@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """CARAFE++'s downsampling module: predicts a reassembly kernel for each output pixel, then applies it."""
 
-from mmengine.model import initialize
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmcarafe.ops import carafe_downsample
 
 from .carafe import PUBLISHED
+from .normalize import normalize_kernels
+from .optional_mmengine import initialize, register
 from .upsampler import Reassembler
 
 
-@MODELS.register_module()
+@register
 class CARAFEDownsample(Reassembler):
     """The learned downsampler of CARAFE++ (Wang et al., arXiv 2012.04733).
 
@@ -82,7 +82,7 @@ class CARAFEDownsample(Reassembler):
 
     def kernel_normalizer(self, logits: Tensor) -> Tensor:
         """Turn raw encoder output into reassembly kernels that sum to 1: Tensor[N, G*k*k, H, W] of both."""
-        return logits.unflatten(1, (self.down_group, self.down_kernel**2)).softmax(dim=2).flatten(1, 2)
+        return normalize_kernels(logits, self.down_group)
 
     def forward(self, x: Tensor) -> Tensor:
         """Downsample Tensor[N, C, H, W] -> Tensor[N, C, ceil(H / scale_factor), ceil(W / scale_factor)]."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The DLU module: predicts one reassembly kernel for each source pixel, and samples between them."""
 
-from mmengine.model import initialize
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmcarafe.ops import carafe
 
+from .normalize import normalize_kernels
+from .optional_mmengine import initialize, register
 from .sampling import sample
 from .upsampler import Upsampler
 
@@ -17,7 +17,7 @@ PUBLISHED = (
 )
 
 
-@MODELS.register_module()
+@register
 class DLU(Upsampler):
     """Dynamic lightweight upsampling (arXiv 2410.22139): CARAFE with fewer kernels to predict.
 
@@ -97,7 +97,6 @@ class DLU(Upsampler):
         """Upsample: Tensor[N, channels, H, W] -> Tensor[N, channels, scale_factor * H, scale_factor * W]."""
         self.check_input(x)
         compressed = self.channel_compressor(x)
-        kernels = self.kernel_space_generator(compressed).unflatten(1, (self.up_group, self.up_kernel**2))
-        kernels = kernels.softmax(dim=2).flatten(1, 2)  # [N, g*k*k, H, W]
+        kernels = normalize_kernels(self.kernel_space_generator(compressed), self.up_group)
         masks = sample(kernels, self.conv_offset(compressed), self.scale_factor, self.up_group)
         return carafe(x, masks.to(x.dtype), self.up_kernel, self.up_group, self.scale_factor)

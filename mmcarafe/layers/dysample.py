@@ -2,16 +2,15 @@
 """The DySample module: predicts where to sample the map for each output pixel."""
 
 import torch
-from mmengine.model import initialize
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .optional_mmengine import initialize, register
 from .pixel_shuffle import pixel_shuffle
 from .sampling import sample
 from .upsampler import Upsampler
 
 
-@MODELS.register_module()
+@register
 class DySample(Upsampler):
     """Upsampling by dynamic point sampling (Liu et al., ICCV 2023, arXiv 2308.15085).
 

@@ -5,12 +5,12 @@ from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import initialize
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmcarafe.ops import carafe
 
+from .normalize import normalize_kernels
+from .optional_mmengine import initialize, register
 from .upsampler import Upsampler
 
 PUBLISHED = (dict(type="Xavier", layer="Conv2d", distribution="uniform"),)
@@ -41,7 +41,7 @@ class SemiShift(nn.Module):
         return self._encode(self.conv1_en(guide)) + F.interpolate(coarse, scale_factor=scale)
 
 
-@MODELS.register_module()
+@register
 class FADE(Upsampler):
     """Fusing the assets of decoder and encoder (Lu et al., ECCV 2022, arXiv 2207.10392). Guided.
 
@@ -128,7 +128,7 @@ class FADE(Upsampler):
             Tensor[N, channels, scale_factor * H, scale_factor * W].
         """
         self.check_input(x, guide)
-        masks = self.kernel_generator(x, guide, self.scale_factor).softmax(dim=1)
+        masks = normalize_kernels(self.kernel_generator(x, guide, self.scale_factor), 1)
         out = carafe(x, masks.to(x.dtype), self.up_kernel, 1, self.scale_factor)
         if not self.gate:
             return out

@@ -10,10 +10,9 @@ from math import prod
 from typing import cast
 
 import torch
-from mmengine.analysis import complexity_analysis
-from mmengine.analysis.jit_handles import get_shape
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from .optional_mmengine import MODELS
 from .upsampler import Reassembler
 
 
@@ -71,6 +70,8 @@ def _target_pixels(layer: Reassembler, source_pixels: int) -> int:
 
 def _count_operator(inputs: list, outputs: list) -> Counter:
     """Count for mmengine, to which a multiply-add is one: k*k for each channel of each output pixel."""
+    from mmengine.analysis.jit_handles import get_shape  # who calls this has it
+
     kernel_size = inputs[2].toIValue()
     return Counter({"carafe": kernel_size**2 * prod(cast(list[int], get_shape(outputs[0])))})
 
@@ -89,11 +90,14 @@ for _op in (torch.ops.aten.grid_sampler_2d, torch.ops.aten.upsample_bilinear2d):
     if _op not in flop_registry:  # where torch has no formula of its own
         register_flop_formula(_op)(bilinear_flops)
 
-# mmengine has no public way to register an op for every analyzer; mmdet's get_flops.py makes one of its own
-complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS.update(
-    {
-        "mmcarafe::carafe": _count_operator,
-        "mmcarafe::carafe_downsample": _count_operator,
-        "mmcarafe::carafe_grad_masks": _count_similarity,
-    }
-)
+if MODELS is not None:
+    from mmengine.analysis import complexity_analysis
+
+    # there is no public way to register an op for every analyzer; mmdet's get_flops.py makes one of its own
+    complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS.update(
+        {
+            "mmcarafe::carafe": _count_operator,
+            "mmcarafe::carafe_downsample": _count_operator,
+            "mmcarafe::carafe_grad_masks": _count_similarity,
+        }
+    )

@@ -2,13 +2,13 @@
 """The SAPA module: weighs the neighbours of a source pixel by their likeness to a guide."""
 
 import torch
-from mmengine.model import initialize
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmcarafe.ops import carafe
 from mmcarafe.ops.outputs import memory_format
 
+from .normalize import normalize_kernels
+from .optional_mmengine import initialize, register
 from .upsampler import Upsampler
 
 PUBLISHED = (
@@ -18,7 +18,7 @@ PUBLISHED = (
 )
 
 
-@MODELS.register_module()
+@register
 class SAPA(Upsampler):
     """Similarity-aware point affiliation, SAPA-B (Lu et al., NeurIPS 2022, arXiv 2209.12866). Guided.
 
@@ -105,5 +105,5 @@ class SAPA(Upsampler):
         logits = torch.ops.mmcarafe.carafe_grad_masks.default(
             queries, keys.to(queries.dtype), self.up_kernel, 1, self.scale_factor
         )
-        masks = logits.softmax(dim=1)
+        masks = normalize_kernels(logits, 1)
         return carafe(x, masks.to(x.dtype), self.up_kernel, 1, self.scale_factor)

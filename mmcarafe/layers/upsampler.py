@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the learned upsamplers share: checked sizes, checked inputs, and an initialisation that lasts."""
 
-from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
+
+from .optional_mmengine import MODELS, BaseModule, initialize
 
 
 class Upsampler(BaseModule):
@@ -17,6 +18,9 @@ class Upsampler(BaseModule):
     Args:
         init_cfg (dict, list, optional): mmengine initialisation that :meth:`init_weights` applies.
         published (tuple[dict, ...]): the paper's, for ``init_cfg=None``.
+
+    Raises:
+        ImportError: there is an ``init_cfg``, but no mmengine.
     """
 
     guided = False
@@ -35,6 +39,11 @@ class Upsampler(BaseModule):
     scale_factor: int
 
     def __init__(self, init_cfg: dict | list | None, published: tuple[dict, ...]) -> None:
+        if init_cfg is not None and MODELS is None:
+            raise ImportError(
+                "init_cfg: expected None, as it names initialisers of mmengine, which is not installed; "
+                "install mmengine, or initialise the layer's parameters yourself"
+            )
         super().__init__(init_cfg=list(published) if init_cfg is None else init_cfg)
 
     def init_weights(self) -> None:

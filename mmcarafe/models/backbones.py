@@ -7,8 +7,10 @@ from mmdet.models import backbones
 from mmdet.registry import MODELS
 from torch import nn
 
+from mmcarafe.selecting.replace_upsample import Place, ReplaceUpsample
+from mmcarafe.selecting.select_upsample import SelectUpsample, Step
+
 from .select_downsample import SelectDownsample
-from .select_upsample import Place, ReplaceUpsample, SelectUpsample, Step
 
 
 @MODELS.register_module(force=True)

@@ -10,8 +10,8 @@ from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from mmcarafe.layers import UpsampleConfigError
-
-from .select_upsample import InitUpsamplers, Place, ReplaceUpsample, SelectUpsample, Step
+from mmcarafe.selecting.replace_upsample import Place, ReplaceUpsample
+from mmcarafe.selecting.select_upsample import InitUpsamplers, SelectUpsample, Step
 
 
 class SOLOV2MaskFeatModule(SelectUpsample, solov2_head.MaskFeatModule):
@@ -37,7 +37,9 @@ class CondInstMaskFeatModule(InitUpsamplers, condinst_head.MaskFeatModule):
         for i, level in enumerate(self.convs_all_levels):
             if i > 0:
                 step = Step(i - 1, self.feat_channels, 2**i)
-                level.add_module("upsample", step.build(upsample_cfg, "the mask_feature_head of CondInst"))
+                level.add_module(
+                    "upsample", step.build(upsample_cfg, "the mask_feature_head of CondInst", MODELS)
+                )
 
     @property
     def upsample_modules(self) -> list[nn.Module]:

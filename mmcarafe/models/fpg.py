@@ -7,8 +7,7 @@ from mmdet.registry import MODELS
 from torch import nn
 
 from mmcarafe.layers import UpsampleConfigError
-
-from .select_upsample import InitUpsamplers, SelectUpsample, Step
+from mmcarafe.selecting.select_upsample import InitUpsamplers, SelectUpsample, Step
 
 
 class UpInterpolationConv(SelectUpsample, fpg.UpInterpolationConv):

@@ -7,8 +7,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor
 
 from mmcarafe.layers import UpsampleConfigError
-
-from .select_upsample import Step, by_name, is_pretrained
+from mmcarafe.selecting.select_upsample import Step, by_name, is_pretrained
 
 
 class SelectMaskUpsample:
@@ -34,7 +33,7 @@ class SelectMaskUpsample:
         self.upsample_method = kind
         self.upsample_cfg = dict(type=kind, **cfg)
         step = Step(0, self.conv_logits.in_channels, scale_factor)
-        self.upsample = step.build(dict(type=kind, **cfg), type(self).__name__)
+        self.upsample = step.build(dict(type=kind, **cfg), type(self).__name__, MODELS)
 
     def init_weights(self) -> None:
         """Initialise as mmdet does, then restore the upsampler's own initialisation."""

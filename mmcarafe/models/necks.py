@@ -6,21 +6,10 @@ from mmdet.registry import MODELS
 from mmengine.model import ModuleList
 from torch import Tensor
 
-from .interpolate import KeepOutput, must_upsample
+from mmcarafe.selecting.interpolate import KeepOutput, must_upsample
+from mmcarafe.selecting.select_upsample import InitUpsamplers, SelectTopDown, Step, by_name, is_guided
+
 from .select_downsample import DownsampleExtraLevels
-from .select_upsample import InitUpsamplers, SelectUpsample, Step, by_name, is_guided
-
-
-class SelectTopDown(SelectUpsample):
-    """Mixin: ``upsample_modules[i]`` upsamples lateral i + 1 to the size of lateral i."""
-
-    replaces = "nearest-neighbour steps of the top-down path"
-    guide = "the lateral below"
-
-    def upsample_steps(self) -> list[Step | None]:
-        """State one step between each two neighbouring laterals."""
-        levels = reversed(range(len(self.lateral_convs) - 1))
-        return [Step(level, self.out_channels, 2, f"lateral_convs.{level}") for level in levels]
 
 
 @MODELS.register_module(force=True)
@@ -101,7 +90,9 @@ class FPN_CARAFE(InitUpsamplers, necks.FPN_CARAFE):  # noqa: N801  mmdet's name
         super().__init__(*args, upsample_cfg=dict(type="nearest"), **kwargs)
         channels = self.lateral_convs[0].out_channels
         steps = [Step(i, channels, 2, f"lateral_convs.{i}") for i in range(len(self.upsample_modules))]
-        self.upsample_modules = ModuleList(step.build(upsample_cfg, type(self).__name__) for step in steps)
+        self.upsample_modules = ModuleList(
+            step.build(upsample_cfg, type(self).__name__, MODELS) for step in steps
+        )
         self._guides = []
         for lateral, upsample in zip(self.lateral_convs, self.upsample_modules, strict=False):
             if is_guided(upsample):

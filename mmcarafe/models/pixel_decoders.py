@@ -8,8 +8,7 @@ from mmdet.models import dense_heads, layers
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 
-from .necks import SelectTopDown
-from .select_upsample import SelectUpsample, Step, by_name
+from mmcarafe.selecting.select_upsample import SelectTopDown, SelectUpsample, Step, by_name
 
 
 def lateral_steps(count: int, channels: int) -> list[Step | None]:

@@ -5,7 +5,7 @@ from mmdet.models import seg_heads
 from mmdet.models.roi_heads import mask_heads
 from mmdet.registry import MODELS
 
-from .select_upsample import SelectUpsample, Step
+from mmcarafe.selecting.select_upsample import SelectUpsample, Step
 
 
 @MODELS.register_module(force=True)

@@ -6,8 +6,7 @@ from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from mmcarafe.layers import DownsampleConfigError, build_downsample
-
-from .select_upsample import is_pretrained
+from mmcarafe.selecting.select_upsample import is_pretrained
 
 
 def downsample_first(conv: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:

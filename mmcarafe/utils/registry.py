@@ -4,7 +4,6 @@
 Pure-Python configs of mmengine (``read_base``) have ``type=FPN``, the class, for which no registry is asked.
 """
 
-import inspect
 from collections.abc import Callable
 from functools import wraps
 
@@ -15,6 +14,7 @@ from mmengine.registry import Registry
 from torch import nn
 
 from mmcarafe.errors import DownsampleConfigError, UpsampleConfigError
+from mmcarafe.selecting.select_upsample import takes
 
 REGISTRIES = ("MODELS", "HOOKS", "TRANSFORMS", "DATASETS", "METRICS", "OPTIM_WRAPPERS")
 """The registries in which this package's classes have names of mmdet's or mmengine's."""
@@ -61,19 +61,6 @@ def with_successors(cfg: object, registry: Registry) -> object:
             _check_takes(built)
         _check_parent(built, selected)
     return cfg
-
-
-def takes(component: type, setting: str) -> bool:
-    """Tell whether a class's constructor names an argument, or hands it on to a parent that does."""
-    for owner in component.__mro__:
-        if owner is nn.Module:
-            break
-        parameters = inspect.signature(owner.__init__).parameters
-        if setting in parameters:
-            return True
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            break
-    return False
 
 
 def upsampling_components() -> list[str]:

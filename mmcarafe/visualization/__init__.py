@@ -2,6 +2,7 @@
 """Pictures of what CARAFE does in a detector: where pixels come from, kernels, entropy, feature maps."""
 
 from .drawing import draw, to_rgb
+from .kernel_page import page
 from .loading import image_pipeline, load_image, to_bgr
 from .points import Point, choose_points, image_points
 from .view import View, look, select
@@ -15,6 +16,7 @@ __all__ = [
     "image_points",
     "load_image",
     "look",
+    "page",
     "select",
     "to_bgr",
     "to_rgb",

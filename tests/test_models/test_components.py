@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmcarafe import models
 from mmcarafe.layers import CARAFE, TYPES, UpsampleConfigError
-from mmcarafe.models.select_upsample import SelectUpsample
+from mmcarafe.selecting.select_upsample import SelectUpsample
 
 every_type = pytest.mark.parametrize("kind", TYPES)
 UNGATED = ("HRFPN", "YOLOV3Neck")  # a gate needs a guide of as many channels

@@ -10,7 +10,7 @@ from samples import assert_close
 from torch import nn
 
 from mmcarafe.models import FPN
-from mmcarafe.models.interpolate import InterpolateWith, upsample_to
+from mmcarafe.selecting.interpolate import Answer, InterpolateWith, upsample_to
 
 INPUTS = (torch.rand(1, 4, 13, 11), torch.rand(1, 8, 7, 6))
 
@@ -104,7 +104,7 @@ def test_any_other_size_is_refused_with_both_sizes(size):
 
 def test_interpolations_are_answered_in_order_and_only_inside():
     x = torch.rand(1, 1, 2, 2)
-    with InterpolateWith([(DOUBLE, 2), (TRIPLE, 3)]):
+    with InterpolateWith([Answer(DOUBLE, 2), Answer(TRIPLE, 3)]):
         sizes = [tuple(F.interpolate(x, size=(3, 3)).shape), tuple(F.interpolate(x, size=(6, 5)).shape)]
     assert sizes == [(1, 1, 3, 3), (1, 1, 6, 5)]
     assert F.interpolate(x, size=(9, 9)).shape == (1, 1, 9, 9)
@@ -116,7 +116,7 @@ def test_interpolations_are_answered_in_order_and_only_inside():
 )
 def test_more_or_fewer_interpolations_than_upsamplers_are_an_error(calls, message):
     def interpolate():
-        with InterpolateWith([(DOUBLE, 2)] * 2):
+        with InterpolateWith([Answer(DOUBLE, 2)] * 2):
             for _ in range(calls):
                 F.interpolate(torch.rand(1, 1, 2, 2), size=(4, 4))
 
@@ -125,5 +125,5 @@ def test_more_or_fewer_interpolations_than_upsamplers_are_an_error(calls, messag
 
 
 def test_an_error_inside_is_passed_on():
-    with pytest.raises(KeyError, match="mine"), InterpolateWith([(nn.Identity(), 1)]):
+    with pytest.raises(KeyError, match="mine"), InterpolateWith([Answer(nn.Identity(), 1)]):
         raise KeyError("mine")

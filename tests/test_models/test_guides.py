@@ -5,11 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from components import COMPONENTS, build, call, inputs, run, upsamplers
+from mmengine.registry import MODELS
 from torch import nn
 
 from mmcarafe import models
 from mmcarafe.layers import UpsampleConfigError
-from mmcarafe.models.select_upsample import SelectUpsample, Step
+from mmcarafe.selecting.select_upsample import SelectUpsample, Step
 
 GUIDED = [name for name in COMPONENTS if getattr(models, name).guide]
 every_guided = pytest.mark.parametrize("name", GUIDED)
@@ -155,5 +156,5 @@ def test_guide_channels_of_a_step():
     class Kind(Recording):
         pass
 
-    assert Step(0, 8, 2, "lateral").build(dict(type=Kind), "x").guide_channels == 8
-    assert Step(0, 8, 2, 0, 4).build(dict(type=Kind), "x").guide_channels == 4
+    assert Step(0, 8, 2, "lateral").build(dict(type=Kind), "x", MODELS).guide_channels == 8
+    assert Step(0, 8, 2, 0, 4).build(dict(type=Kind), "x", MODELS).guide_channels == 4

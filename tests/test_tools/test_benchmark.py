@@ -112,7 +112,7 @@ def complete(measured: dict) -> dict:
 
 def test_targets(measured):
     targets = {t["name"]: t for t in report.targets("cpu", complete(measured))}
-    assert len(targets) == 15
+    assert len(targets) == 21
     model = targets["Mask R-CNN with CARAFE / nearest + deconv"]
     assert model["value"] == pytest.approx(1.02)
     assert model["met"]

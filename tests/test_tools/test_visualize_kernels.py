@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tool draws what CARAFE does with an image, and names the user's mistakes in one sentence."""
 
+import re
+
 import cv2
 import pytest
 from commands import CONFIG, SMALL, TWIN, call, refused
@@ -39,10 +41,15 @@ def test_chosen_points_module_and_size(given, tmp_path):
     assert cv2.imread(str(small / "trace.png")).shape[1] == pytest.approx(60 * 2.9 * 3, abs=1)
 
 
-def test_what_did_not_run_is_said(given, tmp_path):
+def test_a_page_alone_and_what_did_not_run_is_said(given, tmp_path):
     options = [*ANY[:-1], "model.test_cfg.rcnn.score_thr=1.1"]
-    said = call("visualize_kernels.py", *given, "--out", "out", *QUICK, *options, cwd=tmp_path).stdout
+    said = call("visualize_kernels.py", *given, "--html", "new/page.html", *options, cwd=tmp_path).stdout
     assert "roi_head.mask_head.upsample: left out, it did not run" in said
+    assert "neck: written to new/page.html, 0." in said
+    assert {path.name for path in tmp_path.rglob("*")} == {"new", "page.html"}
+    text = (tmp_path / "new/page.html").read_text()
+    assert '"name": "neck"' in text and "class Page" in text
+    assert not re.search("https?:", text), "it loads nothing from elsewhere"
 
 
 def test_a_mistake_is_named(given, tmp_path):
@@ -59,12 +66,16 @@ def test_a_mistake_is_named(given, tmp_path):
         ((*given, "--points", 500, 3, *small), "point 500 3 is outside the image, which is 160 x 160 pixels"),
         ((*given, "--points", 5, 3, 7, *small), "expected pairs of x and y, got 3 numbers"),
         ((*given, "--module", "nek", *small), "got 'nek'"),
+        ((*given, "--html", f"{image}/page.html", *small), f"--html {image}: {image} is no folder"),
     ):
         refused("visualize_kernels.py", *args, "--out", "out", cwd=tmp_path, match=match)
         assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
     match = "--out file/in: file is no folder"
     refused("visualize_kernels.py", *given, "--out", "file/in", cwd=tmp_path, match=match)
+    refused(
+        "visualize_kernels.py", *given, cwd=tmp_path, match="expected --out DIR for pictures, or --html FILE"
+    )
 
 
 def test_a_picture_that_cannot_be_written_is_named(given, tmp_path):

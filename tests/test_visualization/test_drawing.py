@@ -3,27 +3,11 @@
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.collections import PatchCollection
+from views import view
 
-from mmcarafe.analysis import record
-from mmcarafe.layers import CARAFE, CARAFEDownsample
-from mmcarafe.visualization import Point, View, choose_points, draw, to_rgb
+from mmcarafe.visualization import Point, choose_points, draw, to_rgb
 from mmcarafe.visualization.drawing import PICTURES
-
-
-def view(levels=2, size=(6, 9), k=5, groups=1, spread=3.0, box=None, image=(96, 144), down=False) -> View:
-    """A chain of modules on random features, over a random image."""
-    layers = torch.nn.Sequential(*(CARAFE(4, up_kernel=k, up_group=groups) for _ in range(levels)))
-    if down:
-        layers = torch.nn.Sequential(CARAFEDownsample(4, down_kernel=k, down_group=groups))
-    for layer in layers:
-        torch.nn.init.normal_(layer.content_encoder.weight, std=spread)
-    with record(layers) as calls, torch.no_grad():
-        layers(torch.randn(1, 4, *size))
-    pixels = np.random.randint(0, 256, (*image, 3), dtype=np.uint8)
-    box = box or (0, 0, image[1], image[0])
-    return View("neck", pixels, calls[-1].chain(), 0, box, (1.0, 1.0), False)
 
 
 def texts(figure) -> str:

@@ -4,7 +4,7 @@
 Example, and its options::
 
     python tools/analysis_tools/visualize_kernels.py CONFIG CHECKPOINT.pth street.jpg --out kernels
-        [--points 210 95 340 180] [--module neck]
+        [--points 210 95 340 180] [--module neck] [--html kernels.html]
 """
 
 import argparse
@@ -19,13 +19,14 @@ from mmcarafe.checkpoint.state_dict import check_checkpoint
 from mmcarafe.errors import InputError
 from mmcarafe.layers.upsampler import Reassembler
 from mmcarafe.utils.cli import add_cfg_options, add_device_option, run
-from mmcarafe.utils.files import check_folder, check_pipeline, write_picture
+from mmcarafe.utils.files import check_folder, check_pipeline, write_file, write_picture
 from mmcarafe.visualization import (
     choose_points,
     draw,
     image_points,
     load_image,
     look,
+    page,
     select,
     to_rgb,
 )
@@ -37,7 +38,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("config")
     parser.add_argument("checkpoint")
     parser.add_argument("image")
-    parser.add_argument("--out", required=True, help="folder for the pictures, in a folder for each part")
+    parser.add_argument("--out", help="folder for the pictures, in a folder for each part")
+    parser.add_argument("--html", help="file for a page on which one points at output pixels")
     parser.add_argument(
         "--points", nargs="+", type=float, default=[], metavar="XY",
         help="x y [x y ...], pixels of the image from its top left; default: chosen by the kernels",
@@ -51,6 +53,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dpi", type=int, default=100, help="pixels an inch")
     add_cfg_options(parser)
     args = parser.parse_args(argv)
+    if not (args.out or args.html):
+        parser.error("expected --out DIR for pictures, or --html FILE for a page, or both")
     if len(args.points) % 2:
         parser.error(f"--points: expected pairs of x and y, got {len(args.points)} numbers")
     if args.count < 1 or args.dpi < 1:
@@ -73,7 +77,9 @@ def build_model(cfg: Config, args: argparse.Namespace) -> nn.Module:
 def main(argv: list[str] | None = None) -> None:
     """Run the detector on the image and write the pictures."""
     args = parse_args(argv)
-    check_folder("--out", Path(args.out))
+    for option, folder in (("--out", args.out), ("--html", args.html and Path(args.html).parent)):
+        if folder:
+            check_folder(option, Path(folder))
     cfg = read_config(args.config, args.cfg_options)
     check_pipeline(cfg, args.config)
     if not Path(args.image).is_file():
@@ -89,9 +95,18 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--module: expected one of {', '.join(known)}, which ran, got {args.module!r}")
     if not all(view.is_finite for view in views):
         raise InputError(f"checkpoint {args.checkpoint} gives values that are not finite: training diverged")
+    shown = [view for view in views if not view.calls[0].downsamples]
+    if args.html and not shown:
+        raise InputError("--html: the page shows upsamplers alone; take --out for pictures of downsamplers")
     given = list(zip(args.points[::2], args.points[1::2], strict=True))
     points = [image_points(view, given) if given else choose_points(view, args.count) for view in views]
-    for view, chosen in zip(views, points, strict=True):
+    if args.html:
+        path = Path(args.html)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, page(shown).encode())
+        size = path.stat().st_size / 1e6
+        print(f"{', '.join(view.name for view in shown)}: written to {path}, {size:.1f} MB")
+    for view, chosen in zip(views, points, strict=True) if args.out else ():
         if not chosen:
             print(f"{view.name}: left out, none of the points is in its RoI")
             continue

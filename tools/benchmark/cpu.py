@@ -8,6 +8,7 @@ import re
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
 
 import torch
@@ -15,12 +16,17 @@ from benchmark.forms import Inputs
 from benchmark.measure import Call, calls_of, in_turn
 from benchmark.model import MODEL, model_functions
 from benchmark.progress import Progress
-from benchmark.rows import BOTH, FORWARD
+from benchmark.rows import BOTH, FORWARD, LAYOUTS, SHAPES
 
 from mmcarafe.errors import InputError
 from mmcarafe.ops import implementations
 
 MATRIX_SIDE = 2048
+DOWNSAMPLING = {
+    "downsampling": torch.ops.mmcarafe.carafe_downsample,
+    "downsampling, gradient of features": torch.ops.mmcarafe.carafe_downsample_grad_features,
+    "downsampling, gradient of masks": torch.ops.mmcarafe.carafe_downsample_grad_masks,
+}
 FLOAT32 = dict(layout="contiguous", dtype="float32")
 
 
@@ -115,15 +121,33 @@ def measure_more(cpu: Cpu, args: Namespace, progress: Progress) -> Iterator[tupl
     for layout in args.layouts:
         rows, _ = calls_of(cpu, "replaced", "P3", layout, "float32", FORWARD)
         calls |= {(layout, name): rows[name] for name in (best, "nearest")}
+        calls |= {(layout, name): [Call(op)] for name, op in downsampling(layout).items()}
     results = []
     for (layout, name), result in in_turn(cpu, calls, args.rounds, progress=progress).items():
         if name == "matrix product":
             result["gflops"] = 2 * MATRIX_SIDE**3 / result["ms"] / 1e6
+        elif name in DOWNSAMPLING:
+            result["gflops"] = 2 * 25 * prod(SHAPES["P3"]) / result["ms"] / 1e6
         else:
             result |= cpu.rates(calls[layout, name], result["ms"])
         case = dict(shape="P3", layout=layout, dtype="float32", what=f"{FORWARD}, memory reused", row=name)
         results.append(case | result)
     yield results, []
+
+
+def downsampling(layout: str) -> dict[str, Callable]:
+    """Return a call of each downsampling op that belongs to making P3 of a map of twice its size."""
+    N, C, H, W = SHAPES["P3"]
+    memory_format = dict(zip(LAYOUTS, (torch.contiguous_format, torch.channels_last), strict=True))[layout]
+    features, masks, grad = (
+        torch.randn(shape).contiguous(memory_format=memory_format)
+        for shape in ((N, C, 2 * H, 2 * W), (N, 25, H, W), (N, C, H, W))
+    )
+    tensors = (features, masks), (grad, masks), (grad, features)
+    return {
+        name: lambda _, op=op, given=given: op(*given, 5, 1, 2)
+        for (name, op), given in zip(DOWNSAMPLING.items(), tensors, strict=True)
+    }
 
 
 def reuse_memory() -> None:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import mmcarafe.models
 from mmcarafe.apis.config import build_detector
 from mmcarafe.layers import CARAFE, TYPES, CARAFEDownsample, build_upsample
-from mmcarafe.layers.build_upsample import UpsampleType
+from mmcarafe.layers.upsample_types import UpsampleType
 from mmcarafe.utils.cli import run
 from mmcarafe.utils.markdown import write_section
 

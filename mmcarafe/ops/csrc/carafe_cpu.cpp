@@ -74,10 +74,11 @@ at::MemoryFormat format_of(const Tensor& t) {
 void run(Op op, const Sizes& z, const Tensor& first, const Tensor& second, Tensor& out) {
   const auto format = format_of(first);
   const Layout layout = format == at::MemoryFormat::ChannelsLast ? Layout::channels_last : Layout::contiguous;
-  const int64_t items = item_count(op, layout, z);
+  const Type type = type_of(first);
+  const int64_t items = item_count(op, type, layout, z);
   if (out.numel() == 0 || items == 0) return;
   const Tensor a = first.contiguous(format), b = second.contiguous(format);
-  const Range range = chosen()->find(op, type_of(first), layout, z);
+  const Range range = chosen()->find(op, type, layout, z);
   const int64_t work = z.C * z.k * z.k * z.s * z.s * z.H * z.W * z.N / items;  // multiply-adds of an item
   at::parallel_for(0, items, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, work)),
                    [&](int64_t begin, int64_t end) {

@@ -41,9 +41,14 @@ constexpr int64_t kChannels = 64;
 constexpr int64_t kRows = 4;
 
 inline int64_t channel_chunks(const Sizes& z) { return (z.C / z.G + kChannels - 1) / kChannels; }
-inline int64_t tile_rows(const Sizes& z) { return z.k == 3 || z.k == 5 || z.k == 7 ? kRows : 1; }
+// Whether the usual kernel sizes have code of their own: not in float64, which is for checking derivatives.
+constexpr bool unrolled(Type type) { return type != Type::f64; }
+inline int64_t tile_rows(Type type, const Sizes& z) {
+  return unrolled(type) && (z.k == 3 || z.k == 5 || z.k == 7) ? kRows : 1;
+}
 
-inline int64_t item_count(Op op, Layout layout, const Sizes& z) {
+inline int64_t item_count(Op op, Type type, Layout layout, const Sizes& z) {
+  const int64_t rows = tile_rows(type, z);
   if (layout == Layout::channels_last) return z.N * z.H;
   switch (op) {
     case Op::forward:
@@ -51,7 +56,7 @@ inline int64_t item_count(Op op, Layout layout, const Sizes& z) {
     case Op::downsample_grad_features:
       return z.N * z.G * z.H * channel_chunks(z);
     case Op::grad_features:
-      return z.N * z.G * ((z.H + tile_rows(z) - 1) / tile_rows(z)) * channel_chunks(z);
+      return z.N * z.G * ((z.H + rows - 1) / rows) * channel_chunks(z);
     default:
       return z.N * z.G * z.H;
   }

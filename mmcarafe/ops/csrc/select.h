@@ -39,7 +39,7 @@ Range select_downsample(Op op, Layout layout, int64_t s) {
   }
 }
 
-template <typename S>
+template <typename S, Type type>
 Range select(Op op, Layout layout, const Sizes& z) {
   if (op >= Op::downsample) {
     // kernels unrolled for a size are worth their code in float32, and at the usual stride
@@ -47,28 +47,27 @@ Range select(Op op, Layout layout, const Sizes& z) {
       if (z.s == 2 && z.k == 5) return select_downsample<S, 5>(op, layout, z.s);
     return select_downsample<S, 0>(op, layout, z.s);
   }
-  switch (z.k) {
-    case 3:
-      return select<S, 3>(op, layout, z.s);
-    case 5:
-      return select<S, 5>(op, layout, z.s);
-    case 7:
-      return select<S, 7>(op, layout, z.s);
-    default:
-      return select<S, 0>(op, layout, z.s);
-  }
+  if constexpr (unrolled(type)) switch (z.k) {
+      case 3:
+        return select<S, 3>(op, layout, z.s);
+      case 5:
+        return select<S, 5>(op, layout, z.s);
+      case 7:
+        return select<S, 7>(op, layout, z.s);
+    }
+  return select<S, 0>(op, layout, z.s);
 }
 
 Range find(Op op, Type type, Layout layout, const Sizes& z) {
   switch (type) {
     case Type::f32:
-      return select<float>(op, layout, z);
+      return select<float, Type::f32>(op, layout, z);
     case Type::f64:
-      return select<double>(op, layout, z);
+      return select<double, Type::f64>(op, layout, z);
     case Type::bf16:
-      return select<c10::BFloat16>(op, layout, z);
+      return select<c10::BFloat16, Type::bf16>(op, layout, z);
     default:
-      return select<c10::Half>(op, layout, z);
+      return select<c10::Half, Type::f16>(op, layout, z);
   }
 }
 

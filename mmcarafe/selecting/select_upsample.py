@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a component of mmdet takes another upsampler without a copy of its ``forward``."""
+"""How a component of mmdet or mmsegmentation takes another upsampler without a copy of its ``forward``."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import NamedTuple
 
-from mmdet.registry import MODELS
 from mmengine.model import ModuleList, PretrainedInit
-from mmengine.registry import WEIGHT_INITIALIZERS
+from mmengine.registry import MODELS, WEIGHT_INITIALIZERS, Registry
 from torch import Tensor, nn
 
 from mmcarafe.layers import UpsampleConfigError, build_upsample
-from mmcarafe.utils.registry import takes
 
-from .interpolate import InterpolateWith, KeepOutput
+from .interpolate import Answer, InterpolateWith, KeepOutput
 
 
 def by_name(constructor: Callable, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -33,6 +31,25 @@ def is_pretrained(init_cfg: dict | list | None) -> bool:
     return any(
         (WEIGHT_INITIALIZERS.get(kind) if isinstance(kind, str) else kind) is PretrainedInit for kind in kinds
     )
+
+
+def takes(component: type, setting: str) -> bool:
+    """Tell whether a class's constructor names an argument, or hands it on to a parent that does."""
+    for owner in component.__mro__:
+        if owner is nn.Module:
+            break
+        parameters = inspect.signature(owner.__init__).parameters
+        if setting in parameters:
+            return True
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return False
+
+
+def registry_of(component: type) -> Registry:
+    """Return the registry of the project that a component is of, for types of upsamplers of its users."""
+    projects = (kind.__module__.partition(".")[0] for kind in component.__mro__)
+    return next((MODELS.children[name] for name in projects if name in MODELS.children), MODELS)
 
 
 def selection(cfg: dict | None, component: type) -> tuple[dict, dict]:
@@ -65,11 +82,13 @@ class Step(NamedTuple):
     input level. None: there is none, and no guided type can be selected."""
     guide_channels: int | None = None
     """Its channels, if not ``channels``."""
+    rest: bool = False
+    """Whether the map is enlarged further, by the component's interpolation, behind the upsampler."""
 
-    def build(self, cfg: dict, component: str) -> nn.Module:
+    def build(self, cfg: dict, component: str, registry: Registry) -> nn.Module:
         """Build the upsampler that ``cfg`` selects for this step."""
         guide = None if self.guide is None else self.guide_channels or self.channels
-        return build_upsample(cfg, self.channels, self.scale, MODELS, guide, component)
+        return build_upsample(cfg, self.channels, self.scale, registry, guide, component)
 
 
 def is_guided(upsample: nn.Module) -> bool:
@@ -126,7 +145,10 @@ class SelectUpsample(InitUpsamplers):
         self._steps = self.upsample_steps() if cfg else []
         component = self.component or type(self).__name__
         steps = {step.module: step for step in self._steps if step}  # a module may serve several
-        built = {i: step.build(cfg, component) for i, step in steps.items()}  # in the order of forward
+        registry = registry_of(type(self))
+        built = {
+            i: step.build(cfg, component, registry) for i, step in steps.items()
+        }  # in the order of forward
         self.upsample_modules = ModuleList(built[i] for i in range(len(built)))
         self._guides = {}
         if any(map(is_guided, self.upsample_modules)):
@@ -154,14 +176,13 @@ class SelectUpsample(InitUpsamplers):
         with InterpolateWith(steps, self._guides.values()):
             return super().forward(*args, **kwargs)
 
-    def _call(self, step: Step, levels: Sequence[Tensor]) -> tuple:
-        """Return what a step runs: upsampler, scale factor, and what returns a guided one's guide."""
-        upsample = self.upsample_modules[step.module]
-        if not is_guided(upsample):
-            return upsample, step.scale
-        if isinstance(step.guide, str):
-            return upsample, step.scale, self._guides[step.guide].get
-        return upsample, step.scale, partial(levels.__getitem__, step.guide)
+    def _call(self, step: Step, levels: Sequence[Tensor]) -> Answer:
+        """Return what a step runs."""
+        upsample, guide = self.upsample_modules[step.module], None
+        if is_guided(upsample):
+            kept = isinstance(step.guide, str)
+            guide = self._guides[step.guide].get if kept else partial(levels.__getitem__, step.guide)
+        return Answer(upsample, step.scale, guide, step.rest)
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
@@ -175,36 +196,13 @@ class SelectUpsample(InitUpsamplers):
             cls.forward = forward
 
 
-class Place(NamedTuple):
-    """Where a component has a module that a selected upsampler replaces."""
+class SelectTopDown(SelectUpsample):
+    """Mixin: ``upsample_modules[i]`` upsamples lateral i + 1 to the size of lateral i."""
 
-    owner: nn.Module
-    name: str
-    """The module's name in its owner."""
-    channels: int
-    scale: int
+    replaces = "nearest-neighbour steps of the top-down path"
+    guide = "the lateral below"
 
-
-class ReplaceUpsample(InitUpsamplers):
-    """Mixin in front of an mmdet component that upsamples by modules of its own.
-
-    With a ``type`` in ``upsample_cfg``, an upsampler takes the place of each that :meth:`places` states.
-    """
-
-    def __init__(self, *args, **kwargs) -> None:
-        args, kwargs = by_name(super().__init__, args, kwargs)
-        cfg, _ = selection(kwargs.pop("upsample_cfg", None), type(self))
-        super().__init__(*args, **kwargs)
-        self.upsample_modules = []  # a plain list: they are in their places already
-        for place in list(self.places()) if cfg else ():
-            upsample = Step(0, place.channels, place.scale).build(cfg, type(self).__name__)
-            setattr(place.owner, place.name, upsample)
-            self.upsample_modules.append(upsample)
-        if cfg and not self.upsample_modules:
-            raise UpsampleConfigError(
-                f"{type(self).__name__}: upsample_cfg {cfg} has no effect, since this one does not upsample"
-            )
-
-    def places(self) -> Iterator[Place]:
-        """Yield each module to replace, in the order of ``forward``."""
-        raise NotImplementedError
+    def upsample_steps(self) -> list[Step | None]:
+        """State one step between each two neighbouring laterals."""
+        levels = reversed(range(len(self.lateral_convs) - 1))
+        return [Step(level, self.out_channels, 2, f"lateral_convs.{level}") for level in levels]

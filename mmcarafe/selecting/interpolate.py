@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a selected upsampler answers the calls of ``F.interpolate`` in a ``forward``, and gets its guide."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,7 +32,11 @@ def upsample_to(
     source, size = tuple(x.shape[2:]), tuple(size)
     if must_upsample(source, scale, size):
         return with_guide(upsample, scale, x, guide)[:, :, : size[0], : size[1]]
-    # a gradient of zero for each parameter: distributed training waits for all of them
+    return unused(upsample, x)
+
+
+def unused(upsample: nn.Module, x: Tensor) -> Tensor:
+    """Return ``x``, with a gradient of zero for each parameter, as distributed training waits for them."""
     return sum((p.flatten()[:0].sum() for p in upsample.parameters()), start=x)
 
 
@@ -98,6 +103,30 @@ class KeepOutput:
         return (*args, pad_guide(self.output, upsample.scale_factor, *args)) if self.active else args
 
 
+class Answer(NamedTuple):
+    """What answers a call of ``F.interpolate``."""
+
+    upsample: nn.Module
+    scale: int
+    guide: Callable[[], Tensor | None] | None = None
+    """Returns the guide of a guided upsampler."""
+    rest: bool = False
+    """Whether the interpolation called for goes on from the upsampler's output to its size."""
+
+    def __call__(self, func: Callable, x: Tensor, *args, **kwargs) -> Tensor:
+        """Upsample in place of a call ``func(x, *args, **kwargs)`` of ``F.interpolate``."""
+        size = args[0] if args else kwargs.get("size")
+        if self.rest:
+            # a map that needs less is interpolated alone; so is one that the upsampler would only smooth
+            if all(self.scale * n <= wanted for n, wanted in zip(x.shape[2:], size, strict=True)):
+                return func(self.upsample(x), *args, **kwargs)
+            return func(unused(self.upsample, x), *args, **kwargs)
+        guide = self.guide and self.guide()
+        if size is None:
+            return with_guide(self.upsample, self.scale, x, guide)
+        return upsample_to(self.upsample, self.scale, x, size, guide)
+
+
 class InterpolateWith(TorchFunctionMode):
     """While active, each ``F.interpolate(x, size=...)`` runs the next upsampler, as :func:`upsample_to` does.
 
@@ -107,9 +136,8 @@ class InterpolateWith(TorchFunctionMode):
     it handles a call).
 
     Args:
-        steps (iterable of (nn.Module, int[, callable]) or None): upsamplers, their scale factors and, of
-            guided ones, what returns the guide, in the order in which ``forward`` interpolates; None leaves
-            that call to torch.
+        steps (iterable of Answer or None): what answers the calls, in the order in which ``forward``
+            interpolates; None leaves that call to torch.
         guides (iterable of KeepOutput): hooks to activate meanwhile.
 
     Raises:
@@ -117,7 +145,7 @@ class InterpolateWith(TorchFunctionMode):
         ValueError: as :func:`upsample_to`.
     """
 
-    def __init__(self, steps: Iterable[tuple | None], guides: Iterable[KeepOutput] = ()) -> None:
+    def __init__(self, steps: Iterable[Answer | None], guides: Iterable[KeepOutput] = ()) -> None:
         super().__init__()
         self.steps = list(steps)
         self.guides = list(guides)
@@ -131,14 +159,7 @@ class InterpolateWith(TorchFunctionMode):
         if self.calls > len(self.steps):
             raise RuntimeError(f"forward interpolates more often than its {len(self.steps)} upsamplers")
         step = self.steps[self.calls - 1]
-        if step is None:
-            return func(*args, **kwargs)
-        upsample, scale, *guided = step
-        guide = guided[0]() if guided else None
-        size = args[1] if len(args) > 1 else kwargs.get("size")
-        if size is None:
-            return with_guide(upsample, scale, args[0], guide)
-        return upsample_to(upsample, scale, args[0], size, guide)
+        return func(*args, **kwargs) if step is None else step(func, *args, **kwargs)
 
     def __enter__(self):
         for guide in self.guides:
