@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmcarafe.deploy.detectors import image_channels, predicting
 from mmcarafe.errors import InputError
-from mmcarafe.layers import CARAFE
 from mmcarafe.layers.flops import bilinear_flops, carafe_bias_flops, carafe_flops
+from mmcarafe.layers.upsampler import Reassembler
 
 CARAFES = "of these, CARAFE"
 OUTSIDE = "outside of these"
@@ -65,8 +65,8 @@ class Meter:
                     if hasattr(module, method):
                         setattr(module, method, self._measured(name, getattr(module, method)))
             for layer in part.modules():
-                if isinstance(layer, CARAFE):
-                    layer.register_forward_pre_hook(partial(self._count_carafe, name))
+                if isinstance(layer, Reassembler):
+                    layer.register_forward_hook(partial(self._count_carafe, name))
 
     def _measured(self, name: str, method: Callable) -> Callable:
         def measured(*args, **kwargs):
@@ -85,11 +85,14 @@ class Meter:
         # outside of the components masks are pasted into the image, as little of the network as NMS is
         return bilinear_flops(*args, **kwargs) if self.running else 0
 
-    def _count_carafe(self, name: str, layer: CARAFE, inputs: tuple) -> None:
-        N, _, H, W = inputs[0].shape
-        self.flops[name] += carafe_bias_flops(layer, N * H * W)
-        self.biases += carafe_bias_flops(layer, N * H * W)
-        self.carafe[name] += carafe_flops(layer, N * H * W)
+    def _count_carafe(
+        self, name: str, layer: Reassembler, inputs: tuple[torch.Tensor], output: torch.Tensor
+    ) -> None:
+        source, target = (t[:, 0].numel() for t in (inputs[0], output))
+        biases = carafe_bias_flops(layer, source, target)
+        self.flops[name] += biases
+        self.biases += biases
+        self.carafe[name] += carafe_flops(layer, source, target)
 
 
 def rois_of(model: nn.Module) -> dict[str, int]:
@@ -153,7 +156,7 @@ def costs_of(model: nn.Module, parts: dict, rois: dict[str, int], meter: Meter) 
         # operations of a RoI head are proportional to the RoIs, of which it got a few
         more = rois[name] / PROPOSAL_COUNT if name in rois else 1
         costs[name] = Cost(parameters_of(part), round(meter.flops[name] * more))
-        layers = [m for m in part.modules() if isinstance(m, CARAFE)]
+        layers = [m for m in part.modules() if isinstance(m, Reassembler)]
         carafe += Cost(sum(map(parameters_of, layers)), round(meter.carafe[name] * more))
     everything = Cost(parameters_of(model), meter.counter.get_total_flops() + meter.biases)
     outside = everything - Cost(total(costs).parameters, sum(meter.flops.values()))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from mmcarafe.layers import CARAFE
-from mmcarafe.ops import carafe
+from mmcarafe.layers.upsampler import Reassembler
+from mmcarafe.ops import carafe, carafe_downsample
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Reassembly:
     features: Tensor
     """Tensor[N, C, H, W], the input."""
     kernels: Tensor
-    """Tensor[N, G*k*k, s*H, s*W], one kernel for each output pixel and group, dtype of ``features``."""
+    """Tensor[N, G*k*k, H', W'], one kernel for each output pixel and group, dtype of ``features``."""
     kernel_size: int
     """k"""
     groups: int
@@ -34,10 +34,22 @@ class Reassembly:
     """s"""
     source: "Reassembly | None" = None
     """The call whose output, cut and added to a lateral, is ``features``; None: there is none."""
+    downsamples: bool = False
+    """Whether the output is s times smaller, rounded up, and not s times larger."""
+
+    @property
+    def ratio(self) -> float:
+        """How many times larger the output is."""
+        return 1 / self.scale if self.downsamples else self.scale
 
     def output(self) -> Tensor:
-        """Return the module's output: Tensor[N, C, s*H, s*W]."""
-        return carafe(self.features, self.kernels, self.kernel_size, self.groups, self.scale)
+        """Return the module's output: Tensor[N, C, H', W'], of the kernels' size."""
+        return self.reassemble(self.features, self.kernels)
+
+    def reassemble(self, features: Tensor, kernels: Tensor) -> Tensor:
+        """Return what the module makes of other features, or with some of the kernels."""
+        operator = carafe_downsample if self.downsamples else carafe
+        return operator(features, kernels, self.kernel_size, self.groups, self.scale)
 
     def chain(self) -> list["Reassembly"]:
         """Return this call, its source, the source of that, and so on: finest first."""
@@ -69,6 +81,7 @@ def record(model: nn.Module) -> Iterator[list[Reassembly]]:
     Nothing that the model computes changes. Calls are linked (``source``) where the output of one is the
     input of the next after no more than cropping and additions, as on the top-down path of an FPN; with a
     convolution between them there is no link, because what :func:`trace` computes would not be exact.
+    Calls of downsamplers have no links.
 
     Args:
         model (nn.Module): any model; a CARAFE module alone will do.
@@ -87,22 +100,24 @@ def record(model: nn.Module) -> Iterator[list[Reassembly]]:
     logits: dict[nn.Module, Tensor] = {}
     origins = WeakIdKeyDictionary()
 
-    def keep_logits(layer: CARAFE, encoded: Tensor) -> None:
+    def keep_logits(layer: Reassembler, encoded: Tensor) -> None:
         logits[layer] = encoded.detach()
 
-    def keep_call(name: str, layer: CARAFE, features: Tensor, output: Tensor) -> None:
+    def keep_call(name: str, layer: Reassembler, features: Tensor, output: Tensor) -> None:
         kernels = layer.kernel_normalizer(logits.pop(layer)).to(features.dtype)
-        sizes = (layer.up_kernel, layer.up_group, layer.scale_factor)
+        sizes = (layer.kernel_size, layer.groups, layer.scale_factor)
+        source = None if layer.downsamples else origins.get(features)
         # a copy, since the next layer may work in place
-        call = Reassembly(name, features.detach().clone(), kernels, *sizes, origins.get(features))
+        call = Reassembly(name, features.detach().clone(), kernels, *sizes, source, layer.downsamples)
         calls.append(call)
-        origins[output] = call
+        if not layer.downsamples:
+            origins[output] = call
 
     with ExitStack() as stack:
         for name, layer in model.named_modules():
-            if isinstance(layer, CARAFE):
+            if isinstance(layer, Reassembler):
                 hooks = (
-                    layer.encoder_post.register_forward_hook(
+                    layer.last_encoder.register_forward_hook(
                         lambda _, x, y, layer=layer: keep_logits(layer, y)
                     ),
                     layer.register_forward_hook(lambda m, x, y, name=name: keep_call(name, m, x[0], y)),
@@ -184,7 +199,6 @@ def trace(call: Reassembly, row: int, column: int, index: int = 0) -> list[Tenso
         grad = F.pad(grad, (0, width - grad.shape[3], 0, height - grad.shape[2]))  # what cropping took away
         with torch.enable_grad():
             source = torch.zeros_like(step.features[:1, :1]).expand(1, groups, -1, -1).requires_grad_()
-            upsampled = carafe(source, kernels, step.kernel_size, step.groups, step.scale)
-            (grad,) = torch.autograd.grad(upsampled, source, grad)
+            (grad,) = torch.autograd.grad(step.reassemble(source, kernels), source, grad)
         weights.append(grad[0])
     return weights

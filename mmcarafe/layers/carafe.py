@@ -11,7 +11,7 @@ from mmcarafe.ops import carafe
 from .normalize import normalize_kernels
 from .optional_mmengine import initialize, register
 from .pixel_shuffle import pixel_shuffle
-from .upsampler import Upsampler
+from .upsampler import Reassembler
 
 # Training starts from a near-uniform average of the neighbourhood (paper, section 3.2).
 PUBLISHED = (
@@ -26,7 +26,7 @@ CENTRE_WEIGHT = 0.95
 
 
 @register
-class CARAFE(Upsampler):
+class CARAFE(Reassembler):
     """Content-Aware ReAssembly of FEatures, a learned upsampler (Wang et al., ICCV 2019, section 3).
 
     Compresses the channels, predicts ``scale_factor**2`` kernels of ``up_kernel`` x ``up_kernel`` for
@@ -135,6 +135,11 @@ class CARAFE(Upsampler):
             others = self.up_kernel**2 - 1
             bias = self.get_parameter("content_encoder.bias").view(self.up_group, self.up_kernel**2, -1)
             bias[:, others // 2] = math.log(CENTRE_WEIGHT / (1 - CENTRE_WEIGHT) * others)
+
+    @property
+    def last_encoder(self) -> nn.Module:
+        """The module whose output :meth:`kernel_normalizer` turns into kernels."""
+        return self.encoder_post
 
     def kernel_normalizer(self, logits: Tensor) -> Tensor:
         """Turn raw encoder output into reassembly kernels that sum to 1 (paper, section 3.2).

@@ -8,11 +8,11 @@ from mmcarafe.ops import carafe_downsample
 from .carafe import PUBLISHED
 from .normalize import normalize_kernels
 from .optional_mmengine import initialize, register
-from .upsampler import Upsampler
+from .upsampler import Reassembler
 
 
 @register
-class CARAFEDownsample(Upsampler):
+class CARAFEDownsample(Reassembler):
     """The learned downsampler of CARAFE++ (Wang et al., arXiv 2012.04733).
 
     As :class:`CARAFE`, but the content encoder has a stride, and predicts one kernel for each output pixel.

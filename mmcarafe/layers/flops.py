@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What upsamplers cost: the paper's formula for CARAFE, and what the counters of torch and mmengine lack.
+"""What resamplers cost: the paper's formula for CARAFE, and what the counters of torch and mmengine lack.
 
 torch's ``FlopCounterMode`` knows the operator from :mod:`mmcarafe.ops`; here it learns of points between
 pixels, mmengine's analyzer of the operator. Both leave out the additions of biases, which the formula has.
@@ -12,19 +12,22 @@ from typing import cast
 import torch
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-from .carafe import CARAFE
 from .optional_mmengine import MODELS
+from .upsampler import Reassembler
 
 
-def carafe_flops(layer: CARAFE, source_pixels: int = 1) -> int:
+def carafe_flops(layer: Reassembler, source_pixels: int = 1, target_pixels: int | None = None) -> int:
     """Count floating-point operations of a CARAFE module, a multiply-add as two (paper, section 3.3).
 
-    ``2 (C + 1) C_m + 2 (C_m k_enc**2 + 1) g s**2 k**2 + 2 s**2 k**2 C`` for each source pixel: compressor,
-    encoder, reassembly. The softmax and what ``norm_cfg`` and ``act_cfg`` add are left out, as in the paper.
+    ``2 (C + 1) C_m`` for each source pixel, in the compressor, and ``2 (C_m k_enc**2 + 1) g k**2 + 2 k**2 C``
+    for each target pixel, in the encoder and the reassembly. The softmax and what ``norm_cfg`` and
+    ``act_cfg`` add are left out, as in the paper.
 
     Args:
-        layer (CARAFE): the module.
+        layer (CARAFE or CARAFEDownsample): the module.
         source_pixels (int): N * H * W of its input. Default: 1.
+        target_pixels (int, optional): the same of its output. Default: None, ``scale_factor**2`` times more
+            or, rounded up, less.
 
     Returns:
         int: the number of operations.
@@ -34,24 +37,35 @@ def carafe_flops(layer: CARAFE, source_pixels: int = 1) -> int:
         >>> carafe_flops(CARAFE(channels=256))
         199496
     """
-    kernels = layer.scale_factor**2 * layer.up_kernel**2
+    kernel = layer.kernel_size**2
     compressor = 2 * (layer.channels + 1) * layer.compressed_channels
-    encoder = 2 * (layer.compressed_channels * layer.encoder_kernel**2 + 1) * layer.up_group * kernels
-    return source_pixels * (compressor + encoder + 2 * kernels * layer.channels)
+    encoder = 2 * (layer.compressed_channels * layer.encoder_kernel**2 + 1) * layer.groups * kernel
+    if target_pixels is None:
+        target_pixels = _target_pixels(layer, source_pixels)
+    return source_pixels * compressor + target_pixels * (encoder + 2 * kernel * layer.channels)
 
 
-def carafe_bias_flops(layer: CARAFE, source_pixels: int = 1) -> int:
+def carafe_bias_flops(layer: Reassembler, source_pixels: int = 1, target_pixels: int | None = None) -> int:
     """Count what FLOP counters leave out of :func:`carafe_flops`: two operations for each bias.
 
     Args:
-        layer (CARAFE): the module.
+        layer (CARAFE or CARAFEDownsample): the module.
         source_pixels (int): N * H * W of its input. Default: 1.
+        target_pixels (int, optional): the same of its output, as in :func:`carafe_flops`.
 
     Returns:
         int: the number of operations.
     """
-    biases = layer.compressed_channels + layer.up_group * layer.scale_factor**2 * layer.up_kernel**2
-    return 2 * biases * source_pixels
+    if target_pixels is None:
+        target_pixels = _target_pixels(layer, source_pixels)
+    return 2 * (
+        layer.compressed_channels * source_pixels + layer.groups * layer.kernel_size**2 * target_pixels
+    )
+
+
+def _target_pixels(layer: Reassembler, source_pixels: int) -> int:
+    times = layer.scale_factor**2
+    return -(-source_pixels // times) if layer.downsamples else source_pixels * times
 
 
 def _count_operator(inputs: list, outputs: list) -> Counter:

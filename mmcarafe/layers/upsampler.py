@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the learned upsamplers share: checked sizes, checked inputs, and an initialisation that lasts."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .optional_mmengine import MODELS, BaseModule, initialize
 
@@ -77,3 +77,30 @@ class Upsampler(BaseModule):
     def extra_repr(self) -> str:
         """Show the sizes and options, as the constructor takes them."""
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in (*self.__constants__, *self.options))
+
+
+class Reassembler(Upsampler):
+    """Base of :class:`CARAFE` and :class:`CARAFEDownsample`: kernels predicted from the input alone."""
+
+    content_encoder: nn.Module
+    compressed_channels: int
+    encoder_kernel: int
+
+    @property
+    def kernel_size(self) -> int:
+        """k, the side of the reassembly kernels."""
+        return getattr(self, "down_kernel" if self.downsamples else "up_kernel")
+
+    @property
+    def groups(self) -> int:
+        """The number of channel groups, each with kernels of its own."""
+        return getattr(self, "down_group" if self.downsamples else "up_group")
+
+    @property
+    def last_encoder(self) -> nn.Module:
+        """The module whose output :meth:`kernel_normalizer` turns into kernels."""
+        return self.content_encoder
+
+    def kernel_normalizer(self, logits: Tensor) -> Tensor:
+        """Turn raw encoder output into reassembly kernels that sum to 1, one for each output pixel."""
+        raise NotImplementedError

@@ -10,8 +10,9 @@ As with :mod:`.carafe`, three ops are each linear in both of their tensors and e
 The sides of their features are multiples of the stride, to which the public function adds zeros.
 
 Their default kernels are made of the upsampling ops at scale 1, and so run on the kernels that these have on
-a device. Split by the remainders of row and column over the stride, the features are stride**2 maps of the
-output's size, its phases; each tap of a kernel is a pixel of one phase, at a fixed shift.
+a device; CPU tensors and, through Triton, CUDA tensors have kernels of their own. Split by the remainders of
+row and column over the stride, the features are stride**2 maps of the output's size, its phases; each tap of
+a kernel is a pixel of one phase, at a fixed shift.
 """
 
 from collections.abc import Iterator

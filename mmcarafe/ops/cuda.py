@@ -14,6 +14,7 @@ from torch.library import Library
 
 from . import mmcv_backend, triton_backend
 from .carafe import DEFAULT_KERNELS
+from .carafe_downsample import DOWNSAMPLE_KERNELS
 
 _log = logging.getLogger("mmcarafe")
 _lib = Library("mmcarafe", "IMPL", "CUDA")
@@ -27,32 +28,37 @@ ORDER = {
 
 
 class Implementation(NamedTuple):
-    """The ops by name, and a function that says why they cannot serve a call, or None if they can."""
+    """Its ops by name, and a function that says why they cannot serve a call, or None if they can.
+
+    mmcv has none for downsampling. The reference of those calls upsampling ops.
+    """
 
     kernels: dict[str, Callable]
     why_not: Callable[..., str | None]
 
 
-def _of(module) -> Implementation:
+def _of(module, downsampling: dict[str, Callable] | None = None) -> Implementation:
     kernels = {
         "carafe": module.carafe,
         "carafe_grad_features": module.grad_features,
         "carafe_grad_masks": module.grad_masks,
         "carafe_backward": module.backward,
     }
-    return Implementation(kernels, module.why_not)
+    return Implementation(kernels | (downsampling or {}), module.why_not)
 
 
 IMPLEMENTATIONS = {
     "mmcv": _of(mmcv_backend),
-    "triton": _of(triton_backend),
-    "reference": Implementation(DEFAULT_KERNELS, lambda *args: None),
+    "triton": _of(triton_backend, triton_backend.DOWNSAMPLE_KERNELS),
+    "reference": Implementation(DEFAULT_KERNELS | DOWNSAMPLE_KERNELS, lambda *args: None),
 }
 _named = [os.environ.get("MMCARAFE_CUDA") or None]
 
 
 def choose(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: int) -> str:
     """Name of the implementation that serves a call: the one asked for, or the first that can.
+
+    The reference serves what the one asked for has no op for; the ops it calls are asked of that one again.
 
     Raises:
         ValueError: the one asked for, by ``MMCARAFE_CUDA`` or :func:`use_implementation`, cannot.
@@ -61,6 +67,8 @@ def choose(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: int
         return "reference"  # nothing to compute, whatever was asked for
     if _named[0]:
         name = _known(_named[0])
+        if op not in IMPLEMENTATIONS[name].kernels:
+            return "reference"
         if reason := IMPLEMENTATIONS[name].why_not(op, tensors, k, groups, scale):
             raise ValueError(
                 f"{name} was asked for and cannot run {op} on {tuple(tensors[0].shape)}: {reason}; "
@@ -69,12 +77,14 @@ def choose(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: int
         return name
     reasons, name = [], "reference"
     for name in ORDER.get(tensors[0].dtype, ("reference",)):
+        if op not in IMPLEMENTATIONS[name].kernels:
+            continue
         reason = IMPLEMENTATIONS[name].why_not(op, tensors, k, groups, scale)
         if reason is None:
             break
         reasons.append(f"{name}: {reason}")
     _log.debug("%s on %s: %s%s", op, tuple(tensors[0].shape), name, "".join(f"; not {r}" for r in reasons))
-    if name == "reference" and reasons:
+    if name == "reference" and reasons and op in DEFAULT_KERNELS:
         _warn_once("; ".join(reasons))
     return name
 
@@ -121,6 +131,9 @@ _INPUTS = {
     "carafe_grad_features": ("grad", "masks"),
     "carafe_grad_masks": ("grad", "features"),
     "carafe_backward": ("grad", "features", "masks"),
+    "carafe_downsample": ("features", "masks"),
+    "carafe_downsample_grad_features": ("grad", "masks"),
+    "carafe_downsample_grad_masks": ("grad", "features"),
 }
 
 
@@ -128,10 +141,14 @@ def _check(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: int
     """Refuse what would make a kernel leave its memory; the public function says more."""
     first = tensors[0]
     N, C, H, W = first.shape
-    if op != "carafe":
+    down = op in DOWNSAMPLE_KERNELS
+    # which of the two sizes the first tensor has
+    if (_INPUTS[op][0] == "features") == down:
         H, W = H // scale, W // scale
-    shapes = dict(features=(N, C, H, W), masks=(N, groups * k * k, scale * H, scale * W))
-    shapes["grad"] = (N, C, scale * H, scale * W)
+    source, target = (H, W), (scale * H, scale * W)
+    if down:
+        source, target = target, source
+    shapes = dict(features=(N, C, *source), masks=(N, groups * k * k, *target), grad=(N, C, *target))
     if k % 2 == 0 or C % groups:
         raise ValueError(f"{op}: arguments do not fit: kernel_size={k}, group_size={groups}, {C} channels")
     for name, t in zip(_INPUTS[op], tensors, strict=True):
@@ -151,7 +168,7 @@ def serve(op: str, *inputs):
 
 
 def _register() -> None:
-    for op in DEFAULT_KERNELS:
+    for op in _INPUTS:
         _lib.impl(op, lambda *inputs, op=op: serve(op, *inputs))
 
 

@@ -8,7 +8,7 @@ gradient is summed, so what is tuned may differ in the last bits from machine to
 
 import os
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -69,43 +69,54 @@ def why_not(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: in
     return unusable(first.is_cuda)
 
 
-def carafe(features: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> Tensor:
-    """Compute what :func:`mmcarafe.ops.reference.carafe` does."""
+def carafe(features: Tensor, masks: Tensor, k: int, groups: int, scale: int, down: bool = False) -> Tensor:
+    """Compute what :func:`mmcarafe.ops.reference.carafe` does, from a map to one ``scale`` times larger.
+
+    With ``down``, the gradient of features that were downsampled by ``scale``, whose masks are of the smaller
+    map's size.
+    """
     from .triton_kernels import carafe_kernel
 
     out = empty_carafe(features, masks, k, groups, scale)
     if out.numel():
-        layout = _Layout.of(features, (masks, out), scale)
-        args = layout.arguments(features, masks, out, target=(False, True, True))
-        constants = dict(SUB=_subpixels(scale))
+        layout = _Layout.of(features, (out,) if down else (masks, out), scale)
+        args = layout.arguments(features, masks, out, larger=(False, not down, True))
+        constants = dict(SUB=_subpixels(scale), DOWN=down)
         _launch(carafe_kernel, "carafe", layout, features.shape, args, constants, (k, groups, scale))
     return out
 
 
-def grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> Tensor:
-    """Compute what :func:`mmcarafe.ops.reference.grad_features` does."""
+def grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int, down: bool = False) -> Tensor:
+    """Compute what :func:`mmcarafe.ops.reference.grad_features` does, to a map ``scale`` times smaller.
+
+    With ``down``, downsample ``grad``, whose masks are of the smaller map's size.
+    """
     from .triton_kernels import grad_features_kernel
 
     out = empty_grad_features(grad, masks, k, groups, scale)
     if out.numel():
-        layout = _Layout.of(grad, (grad, masks), scale)
-        args = layout.arguments(grad, masks, out, target=(True, True, False))
-        constants = dict(ROWS=3 if k <= 5 else 2 if k <= 9 else 1)
+        layout = _Layout.of(grad, (grad,) if down else (grad, masks), scale)
+        args = layout.arguments(grad, masks, out, larger=(True, not down, False))
+        constants = dict(ROWS=3 if k <= 5 else 2 if k <= 9 else 1, DOWN=down)
         _launch(grad_features_kernel, "grad_features", layout, out.shape, args, constants, (k, groups, scale))
     return out
 
 
-def grad_masks(grad: Tensor, features: Tensor, k: int, groups: int, scale: int) -> Tensor:
-    """Compute what :func:`mmcarafe.ops.reference.grad_masks` does."""
+def grad_masks(grad: Tensor, features: Tensor, k: int, groups: int, scale: int, down: bool = False) -> Tensor:
+    """Compute what :func:`mmcarafe.ops.reference.grad_masks` does; of downsampling masks with ``down``."""
     from .triton_kernels import grad_masks_kernel
 
     out = empty_grad_masks(grad, features, k, groups, scale)
+    scale, stride = (1, scale) if down else (scale, 1)
     if out.numel():
         layout = _Layout.of(grad, (grad, out), scale)
-        args = layout.arguments(grad, features, out, target=(True, False, True))
-        sub = _subpixels(scale)
-        constants = dict(SUB=sub, TAPS=min(k * k, MAX_ACCUMULATORS // sub), LANE=LANE if layout.c_axis else 1)
-        _launch(grad_masks_kernel, "grad_masks", layout, features.shape, args, constants, (k, groups, scale))
+        args = layout.arguments(grad, features, out, larger=(True, False, True))
+        sub, (N, C, H, W) = _subpixels(scale), grad.shape
+        # addresses of taps take registers too: of 49 without sub-pixels some were spilt
+        most = MAX_ACCUMULATORS // (4 if down else sub)
+        constants = dict(SUB=sub, TAPS=min(k * k, most), LANE=LANE if layout.c_axis else 1, D=stride)
+        shape = N, C, H // scale, W // scale
+        _launch(grad_masks_kernel, "grad_masks", layout, shape, args, constants, (k, groups, scale))
     return out
 
 
@@ -116,24 +127,32 @@ def backward(
     return grad_features(grad, masks, k, groups, scale), grad_masks(grad, features, k, groups, scale)
 
 
+# as the gradient of upsampled features, the first makes a map smaller; the second makes one larger
+DOWNSAMPLE_KERNELS = {
+    "carafe_downsample": partial(grad_features, down=True),
+    "carafe_downsample_grad_features": partial(carafe, down=True),
+    "carafe_downsample_grad_masks": partial(grad_masks, down=True),
+}
+
+
 class _Layout(NamedTuple):
     """How a call's tensors lie in memory, as the kernels want to know it."""
 
     c_axis: int  # 1 where channels are adjacent
-    vec: int  # 2 where the two neighbours in a row of the target are read as one
+    vec: int  # 2 where the two neighbours in a row of the larger map are read as one
 
     @classmethod
-    def of(cls, first: Tensor, targets: tuple[Tensor, ...], scale: int) -> "_Layout":
+    def of(cls, first: Tensor, larger: tuple[Tensor, ...], scale: int) -> "_Layout":
         c_axis = int(first.stride(1) < first.stride(3))
         pairs = scale % 2 == 0 and not c_axis
-        pairs = pairs and all(t.stride(3) == 1 and not any(s % 2 for s in t.stride()[:3]) for t in targets)
+        pairs = pairs and all(t.stride(3) == 1 and not any(s % 2 for s in t.stride()[:3]) for t in larger)
         return cls(c_axis, 2 if pairs else 1)
 
-    def arguments(self, *tensors: Tensor, target: tuple[bool, ...]) -> list:
-        """Return pointer and strides of each tensor; those of the target's size in units of ``vec``."""
+    def arguments(self, *tensors: Tensor, larger: tuple[bool, ...]) -> list:
+        """Return pointer and strides of each tensor; those of the larger map's size in units of ``vec``."""
         args = []
-        for t, is_target in zip(tensors, target, strict=True):
-            unit = self.vec if is_target else 1
+        for t, is_larger in zip(tensors, larger, strict=True):
+            unit = self.vec if is_larger else 1
             args += [t, (*(s // unit for s in t.stride()[:3]), t.stride(3))]
         return args
 

@@ -7,6 +7,9 @@ import numpy as np
 import torch.nn.functional as F
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
+from torch import Tensor
+
+from mmcarafe.analysis import Reassembly
 
 from .parts import (
     FONT,
@@ -81,9 +84,10 @@ def draw_features(view: View, points: Sequence[Point]) -> Figure:
     """Draw each level's map before and after CARAFE, nearest and bilinear: a row a level, one scale."""
     windows = [_window(view, level, points[0]) for level in range(len(view.calls))]
     sizes = [proportions(window, 2.4) for window in windows]
+    what = "downsampling" if view.calls[0].downsamples else "upsampling"
     figure, axes = grid(len(view.calls), 6, max(w for w, _ in sizes), 0.82 * max(h for _, h in sizes) + 0.2)
     heading(
-        figure, view, "One channel before and after upsampling",
+        figure, view, f"One channel before and after {what}",
         "Of each map the channel that varies most in the part shown, around point A. "
         "The four maps of a row have one scale.",
     )  # fmt: skip
@@ -93,8 +97,7 @@ def draw_features(view: View, points: Sequence[Point]) -> Figure:
         channel = int(before[(slice(None), *view.cells(window, level))].flatten(1).var(1).argmax())
         x = before[None, channel : channel + 1]
         after = call.output()[view.index, channel].float()
-        nearest = F.interpolate(x, scale_factor=call.scale, mode="nearest")[0, 0]
-        bilinear = F.interpolate(x, scale_factor=call.scale, mode="bilinear", align_corners=False)[0, 0]
+        nearest, bilinear = _interpolated(x, call)
         part = x[0, 0][view.cells(window, level)]
         scale = dict(cmap="viridis", vmin=float(part.min()), vmax=float(part.max()))
         difference = after - nearest
@@ -124,6 +127,16 @@ def draw_features(view: View, points: Sequence[Point]) -> Figure:
             axis.set_xlim(window[0], window[2])
             axis.set_ylim(window[3], window[1])
     return figure
+
+
+def _interpolated(x: Tensor, call: Reassembly) -> tuple[Tensor, Tensor]:
+    """Return what nearest and bilinear make of a map [1, 1, H, W] in place of the module."""
+    s = call.scale
+    if call.downsamples:  # kernels are centred on every s-th pixel
+        size = call.kernels.shape[2:]
+        return x[0, 0, ::s, ::s], F.interpolate(x, size=size, mode="bilinear", align_corners=False)[0, 0]
+    nearest = F.interpolate(x, scale_factor=s, mode="nearest")[0, 0]
+    return nearest, F.interpolate(x, scale_factor=s, mode="bilinear", align_corners=False)[0, 0]
 
 
 def _window(view: View, level: int, point: Point) -> tuple[float, float, float, float]:

@@ -107,8 +107,8 @@ def module_title(view: View, level: int) -> str:
     """Return a level's module, below the name of the component, and its sizes."""
     call = view.calls[level]
     name = call.name.removeprefix(f"{view.name}.")
-    rows, columns = call.features.shape[2:]
-    return f"{name}\n{columns} x {rows} → {columns * call.scale} x {rows * call.scale}"
+    before, after = (f"{t.shape[3]} x {t.shape[2]}" for t in (call.features, call.kernels))
+    return f"{name}\n{before} → {after}"
 
 
 def colour_bar(shown, axis: Axes | list[Axes], text: str, **options) -> Colorbar:

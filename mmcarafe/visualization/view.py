@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from math import ceil, floor
+from math import ceil, floor, prod
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from mmcarafe.analysis import Reassembly, entropy, record, trace
 from mmcarafe.checkpoint.random_state import random_state, set_random_state
-from mmcarafe.ops import carafe
 
 from .loading import to_bgr
 
@@ -46,9 +45,7 @@ class View:
     def step(self, level: int) -> tuple[float, float]:
         """Return width and height of a cell of the map that a level takes; level -1: of the finest output."""
         rows, columns = self.calls[0].kernels.shape[2:]
-        times = 1
-        for call in self.calls[: level + 1]:
-            times *= call.scale
+        times = prod(call.ratio for call in self.calls[: level + 1])
         left, top, right, bottom = self.box
         return (right - left) / columns * times, (bottom - top) / rows * times
 
@@ -124,7 +121,7 @@ class View:
                 -1, call.groups, -1, -1
             )
             kernels = call.kernels[self.index : self.index + 1]
-            share = carafe(share, kernels, call.kernel_size, call.groups, call.scale).mean(1, keepdim=True)
+            share = call.reassemble(share, kernels).mean(1, keepdim=True)
         return share[0, 0].float().cpu().numpy()
 
     def at_finest(self, values: np.ndarray, level: int) -> np.ndarray:
@@ -216,5 +213,7 @@ def _roi_box(order: int, call: Reassembly, rois: list[tuple[int, Tensor, torch.S
 def _map_box(call: Reassembly, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """Return the area of the finest output over an input of ``size``; an odd map reaches over its edge."""
     rows, columns = call.kernels.shape[2:]
-    stride = max(1, round(max(size) / max(rows, columns)))
+    # of the larger of the two maps, whose sides are rounded less
+    finer = call.features if call.downsamples else call.kernels
+    stride = max(1, round(max(size) / max(finer.shape[2:]))) * (call.scale if call.downsamples else 1)
     return 0, 0, stride * columns, stride * rows

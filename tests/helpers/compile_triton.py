@@ -70,7 +70,7 @@ def report(name: str, case: dict, kernel, target: GPUTarget) -> dict:
 
 
 def compile_case(case: dict, target: GPUTarget) -> list[dict]:
-    """All three kernels for one call of the operator."""
+    """All three kernels for one call of an operator; ``shape`` is that of the smaller map."""
     found = []
 
     def compile_only(kernel, grid, args, constants):
@@ -87,14 +87,20 @@ def compile_case(case: dict, target: GPUTarget) -> list[dict]:
     def empty(*size):
         return torch.empty(size, dtype=dtype, memory_format=memory_format)
 
-    features, masks, grad = (
-        empty(N, C, H, W),
-        empty(N, groups * k * k, s * H, s * W),
-        empty(N, C, s * H, s * W),
-    )
-    triton_backend.carafe(features, masks, k, groups, s)
-    triton_backend.grad_features(grad, masks, k, groups, s)
-    triton_backend.grad_masks(grad, features, k, groups, s)
+    smaller, larger = (N, C, H, W), (N, C, s * H, s * W)
+    if case["down"]:
+        features, masks, grad = empty(*larger), empty(N, groups * k * k, H, W), empty(*smaller)
+        forward, to_features, to_masks = triton_backend.DOWNSAMPLE_KERNELS.values()
+    else:
+        features, masks, grad = empty(*smaller), empty(N, groups * k * k, s * H, s * W), empty(*larger)
+        forward, to_features, to_masks = (
+            triton_backend.carafe,
+            triton_backend.grad_features,
+            triton_backend.grad_masks,
+        )
+    forward(features, masks, k, groups, s)
+    to_features(grad, masks, k, groups, s)
+    to_masks(grad, features, k, groups, s)
     return found
 
 

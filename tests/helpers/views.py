@@ -5,17 +5,21 @@ import numpy as np
 import torch
 
 from mmcarafe.analysis import record
-from mmcarafe.layers import CARAFE
+from mmcarafe.layers import CARAFE, CARAFEDownsample
 from mmcarafe.visualization import View
 
 
-def view(levels=2, size=(6, 9), k=5, groups=1, spread=3.0, box=None, image=(96, 144), cut=0) -> View:
-    """A chain of modules on random features, over a random image.
+def view(
+    levels=2, size=(6, 9), k=5, groups=1, spread=3.0, box=None, image=(96, 144), cut=0, down=False
+) -> View:
+    """A chain of modules on random features, over a random image, or one downsampler.
 
     Each module may have channel groups of its own; a row and a column are ``cut`` off between two modules.
     """
     each = (groups,) * levels if isinstance(groups, int) else groups
     layers = torch.nn.Sequential(*(CARAFE(4, up_kernel=k, up_group=count) for count in each))
+    if down:
+        layers = torch.nn.Sequential(CARAFEDownsample(4, down_kernel=k, down_group=groups))
     for layer in layers:
         torch.nn.init.normal_(layer.content_encoder.weight, std=spread)
     with record(layers) as calls, torch.no_grad():

@@ -51,6 +51,19 @@ def test_difference_of_a_mask_rcnn():
     assert CARAFES not in theirs
 
 
+def test_what_downsamplers_add_to_a_neck():
+    """Three stand before strided convolutions, and one in place of pooling."""
+    name = "faster-rcnn_r50_pafpn-carafe{}_1x_coco.py"
+    ours, theirs = (costs(ROOT / "configs/carafe" / name.format(form)) for form in ("-pp", ""))
+    added = ours[CARAFES] - theirs[CARAFES]
+    assert added == ours["neck"] - theirs["neck"]
+    assert added.parameters == 4 * 7_737
+    sizes = [(32, 40), (16, 20), (8, 10), (4, 5), (2, 3)]
+    maps = [height * width for height, width in sizes]
+    compressor, kernel = 2 * 257 * 16, 2 * (16 * 9 + 1) * 25 + 2 * 25 * 256
+    assert added.flops == sum(maps[:4]) * compressor + sum(maps[1:]) * kernel
+
+
 def test_what_another_type_adds_to_a_neck():
     """DySample: a convolution to 32 offsets, and a point for each output pixel, without biases."""
     cfg = read_config(str(MASK_RCNN), {"model.neck.upsample_cfg.type": "DySample"})

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmcarafe.analysis import Reassembly, entropy, record, trace
-from mmcarafe.layers import CARAFE
+from mmcarafe.layers import CARAFE, CARAFEDownsample
 from mmcarafe.models import FPN
 
 
@@ -50,8 +50,11 @@ def test_recording_changes_nothing_and_leaves_no_hook():
     assert torch.autograd.grad(during[0].sum(), neck.lateral_convs[2].conv.weight)[0].abs().sum() > 0
 
 
-def test_what_is_recorded_makes_the_output():
-    layer, seen = CARAFE(6, up_group=2), []
+@pytest.mark.parametrize(
+    "layer", [CARAFE(6, up_group=2), CARAFEDownsample(6, down_group=2, down_kernel=3)], ids=str
+)
+def test_what_is_recorded_makes_the_output(layer):
+    seen = []
     layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
     with record(layer) as calls:
         layer(torch.randn(2, 6, 5, 7))
@@ -114,6 +117,24 @@ def test_weights_sum_to_one_away_from_the_border():
         torch.testing.assert_close(weights.sum((1, 2)), torch.ones(1, dtype=torch.float64))
     near, _ = trace(calls[1], 0, 0)
     assert near.sum() < 0.99
+
+
+def test_a_trace_through_a_downsampler_by_hand():
+    """Pixel (1, 2), centred on (2, 4), copies the one at its right, (2, 5)."""
+    call = Reassembly("", torch.zeros(1, 2, 5, 7).double(), one_hot(3, 4, taken=5), 3, 1, 2, downsamples=True)
+    assert call.output().shape == (1, 2, 3, 4)
+    (weights,) = trace(call, 1, 2)
+    assert weights.nonzero().tolist() == [[0, 2, 5]]
+    assert weights.sum() == 1
+
+
+def test_downsamplers_are_recorded_and_not_linked():
+    layers = nn.Sequential(CARAFE(4), CARAFEDownsample(4), CARAFEDownsample(4), CARAFE(4))
+    with record(layers) as calls:
+        layers(torch.randn(1, 4, 3, 3))
+    assert [call.name for call in calls] == ["0", "1", "2", "3"]
+    assert [call.source for call in calls] == [None] * 4
+    assert [tuple(call.output().shape[2:]) for call in calls] == [(6, 6), (3, 3), (2, 2), (4, 4)]
 
 
 def test_a_trace_by_hand():

@@ -6,7 +6,7 @@ import torch
 from mmengine.analysis import FlopAnalyzer, get_model_complexity_info
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmcarafe.layers import CARAFE, TYPES, build_upsample, carafe_flops
+from mmcarafe.layers import CARAFE, TYPES, CARAFEDownsample, build_upsample, carafe_flops
 from mmcarafe.layers.flops import carafe_bias_flops
 
 LAYERS = {
@@ -40,6 +40,17 @@ def test_mmengines_analyzer_counts_multiply_adds(options):
     assert 2 * analyzer.total() + carafe_bias_flops(layer, 60) == carafe_flops(layer, 60)
     assert "carafe" in analyzer.by_operator()
     assert not [op for op in analyzer.unsupported_ops() if "carafe" in op]
+
+
+@pytest.mark.parametrize("options", [{}, dict(scale_factor=3, down_kernel=3, down_group=2)], ids=str)
+def test_the_formula_of_a_downsampler(options):
+    layer, x = CARAFEDownsample(8, **options), torch.rand(2, 8, 6, 7)
+    with FlopCounterMode(display=False) as counter:
+        target = layer(x)[:, 0].numel()
+    assert counter.get_total_flops() + carafe_bias_flops(layer, 84, target) == carafe_flops(layer, 84, target)
+    assert carafe_flops(layer, 36 * target) == carafe_flops(
+        layer, 36 * target, 36 * target // layer.scale_factor**2
+    )
 
 
 def test_mmengines_report_of_a_module_that_has_the_layer():

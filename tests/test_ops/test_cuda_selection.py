@@ -10,12 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from samples import TRITON_DEVICE, Sample, assert_close, every_sample, needs_triton
+from samples import TRITON_DEVICE, Downsample, Sample, assert_close, every_sample, needs_triton
 
 from mmcarafe.ops import cuda, implementations, mmcv_backend, reference, triton_backend, use_implementation
 
 pytestmark = pytest.mark.uses_cuda
 SAMPLE = Sample(2, 4, 3, 5, k=3, groups=2, scale=2)
+DOWNSAMPLE = Downsample(*SAMPLE)
+DOWNSAMPLING = ("carafe_downsample", "carafe_downsample_grad_features", "carafe_downsample_grad_masks")
 OPS = ("carafe", "carafe_grad_features", "carafe_grad_masks", "carafe_backward")
 
 
@@ -25,6 +27,9 @@ def call(op, sample, dtype=torch.float32, memory_format=torch.contiguous_format)
     features, masks, grad = (t.contiguous(memory_format=memory_format) for t in tensors)
     out, d_features, d_masks = sample.expected()
     return {
+        "carafe_downsample": ((features, masks, *sample.args), (out,)),
+        "carafe_downsample_grad_features": ((grad, masks, *sample.args), (d_features,)),
+        "carafe_downsample_grad_masks": ((grad, features, *sample.args), (d_masks,)),
         "carafe": ((features, masks, *sample.args), (out,)),
         "carafe_grad_features": ((grad, masks, *sample.args), (d_features,)),
         "carafe_grad_masks": ((grad, features, *sample.args), (d_masks,)),
@@ -134,11 +139,11 @@ def test_mmcv_serves_what_it_can_and_gives_the_loops_values(op, sample, mmcv):
     "implementation",
     ["mmcv", "reference", pytest.param("triton", marks=[needs_triton, pytest.mark.slow])],
 )
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [*OPS, *DOWNSAMPLING])
 def test_every_implementation_keeps_dtype_and_memory_format(op, implementation, dtype, memory_format, mmcv):
     if implementation == "triton":
         pytest.importorskip("triton")
-    inputs, expected = call(op, SAMPLE, dtype, memory_format)
+    inputs, expected = call(op, DOWNSAMPLE if op in DOWNSAMPLING else SAMPLE, dtype, memory_format)
     with use_implementation("cuda", implementation):
         results = cuda.serve(op, *inputs)
     for actual, wanted in zip(results if op == "carafe_backward" else [results], expected, strict=True):
@@ -204,10 +209,31 @@ def test_order_of_each_dtype(mmcv):
         assert cuda.choose("carafe", inputs[:2], *SAMPLE.args) == name
 
 
+@needs_triton
+def test_downsampling_is_tritons_whatever_mmcv_can(mmcv, recwarn):
+    pytest.importorskip("triton")
+    for op in DOWNSAMPLING:
+        for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+            inputs, _ = call(op, DOWNSAMPLE, dtype)
+            chosen = cuda.choose(op, inputs[:2], *DOWNSAMPLE.args)
+            assert chosen == ("reference" if dtype == torch.float64 else "triton")
+    assert not recwarn
+
+
+def test_downsampling_without_a_kernel_of_its_own_warns_of_nothing(only, mmcv, recwarn):
+    """The upsampling ops that its reference calls say themselves what serves them."""
+    inputs, _ = call("carafe_downsample", DOWNSAMPLE)
+    with use_implementation("cuda", "mmcv"):
+        assert cuda.choose("carafe_downsample", inputs[:2], *DOWNSAMPLE.args) == "reference"
+    only("mmcv", "reference")
+    assert cuda.choose("carafe_downsample", inputs[:2], *DOWNSAMPLE.args) == "reference"
+    assert not recwarn
+
+
 @pytest.mark.parametrize("name", implementations("cuda"))
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [*OPS, *DOWNSAMPLING])
 def test_an_image_without_rois_is_served_whatever_was_asked_for(op, name):
-    sample = SAMPLE._replace(N=0)
+    sample = (DOWNSAMPLE if op in DOWNSAMPLING else SAMPLE)._replace(N=0)
     inputs, expected = call(op, sample)
     with use_implementation("cuda", name):
         results = cuda.serve(op, *inputs)
@@ -227,8 +253,17 @@ def test_ops_refuse_what_would_leave_their_memory():
     ):
         with pytest.raises(ValueError, match=f"{op}: {message}"):
             cuda.serve(op, *tensors, 3, 2, 2)
+    features, masks, grad = DOWNSAMPLE.tensors(torch.float32, TRITON_DEVICE)
+    for op, tensors, message in (
+        ("carafe_downsample", (features[..., :9], masks), "sizes do not fit: features"),
+        ("carafe_downsample", (features, masks[:, :9]), "sizes do not fit: masks"),
+        ("carafe_downsample_grad_features", (grad[..., :4], masks), "sizes do not fit: masks"),
+        ("carafe_downsample_grad_masks", (grad, features[..., :9]), "sizes do not fit: features"),
+    ):
+        with pytest.raises(ValueError, match=f"{op}: {message}"):
+            cuda.serve(op, *tensors, 3, 2, 2)
     with pytest.raises(TypeError, match=r"tensors of one dtype on one device expected, got torch\.float16"):
-        cuda.serve("carafe", features, masks.half(), 3, 2, 2)
+        cuda.serve("carafe_downsample", features, masks.half(), 3, 2, 2)
 
 
 def test_an_mmcv_that_cannot_be_imported_or_started_says_why(monkeypatch, mmcv):

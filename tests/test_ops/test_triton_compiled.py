@@ -19,16 +19,26 @@ SLOW = pytest.mark.slow
 SHARED = 48 * 1024  # what every kernel may have without asking for more
 
 
-def case(dtype="float32", memory_format="contiguous_format", shape=P3, k=5, groups=1, scale=2) -> dict:
-    return dict(dtype=dtype, memory_format=memory_format, shape=shape, k=k, groups=groups, scale=scale)
+def case(
+    dtype="float32", memory_format="contiguous_format", shape=P3, k=5, groups=1, scale=2, down=False
+) -> dict:
+    sizes = dict(shape=shape, k=k, groups=groups, scale=scale, down=down)
+    return dict(dtype=dtype, memory_format=memory_format) | sizes
+
+
+def of_downsampling(cases: list[dict]) -> list[dict]:
+    return [case | dict(down=True) for case in cases]
 
 
 LAYOUTS = ("contiguous_format", "channels_last")
-USUAL = [case(dtype, layout) for dtype in ("float32", "float16", "bfloat16") for layout in LAYOUTS]
-FEW, OTHERS = USUAL[:2], USUAL[2:]
+UPSAMPLING = [case(dtype, layout) for dtype in ("float32", "float16", "bfloat16") for layout in LAYOUTS]
+USUAL = UPSAMPLING + of_downsampling(UPSAMPLING)
+FEW = UPSAMPLING[:2] + of_downsampling(UPSAMPLING[:1])
+OTHERS = [call for call in USUAL if call not in FEW]
 UNUSUAL = [
-    case(memory_format=layout, **other)
+    case(memory_format=layout, down=down, **other)
     for layout in LAYOUTS
+    for down in (False, True)
     for other in (
         dict(k=3),
         dict(k=7, groups=2),
@@ -73,8 +83,10 @@ def test_usual_calls_do_not_spill_and_move_vectors(target, cases, tmp_path):
         if report["case"]["memory_format"] == "channels_last":
             # four floats, or as many halves as fit the lanes of a thread
             assert {"v4.b32", "v2.b32"} & set(report["vectors"]), report
-        elif report["case"]["dtype"] == "float32":
-            # shifted rows are read float by float, rows of the target in pairs
+        elif report["case"]["dtype"] == "float32" and (
+            not report["case"]["down"] or report["kernel"] == "grad_features_kernel"
+        ):
+            # shifted rows are read float by float, rows of the larger map in pairs
             assert "v2.b32" in report["vectors"], report
         if report["kernel"] == "carafe_kernel" and report["case"]["dtype"] == "float32":
             assert report["stores"], report
@@ -89,13 +101,14 @@ def test_unusual_calls_do_not_spill(tmp_path):
 @SLOW
 def test_tiles_that_autotuning_may_choose_do_not_spill(tmp_path):
     cases = [case(memory_format=layout) | dict(tile=tile) for layout in LAYOUTS for tile in (1, 2, 3)]
+    cases += of_downsampling(cases)
     for report in compiled(tmp_path, NVIDIA["sm_90"], cases):
         assert_within_limits(report)
 
 
 @SLOW
 def test_amd_compiles(tmp_path):
-    for report in compiled(tmp_path, ["hip", "gfx942", 64], USUAL[:2]):
+    for report in compiled(tmp_path, ["hip", "gfx942", 64], FEW):
         assert report["binary"] > 0
         assert report["spills"] == 0, report
         assert report["shared"] <= 64 * 1024, report

@@ -7,60 +7,74 @@ from math import prod
 import pytest
 import torch
 from hypothesis import strategies as st
-from samples import SAMPLES, TOLERANCE, Sample, assert_close, needs_triton
+from samples import DOWNSAMPLES, SAMPLES, TOLERANCE, Downsample, Sample, assert_close, needs_triton
 from samples import TRITON_DEVICE as DEVICE
-from sweep import Ops, check, sweep
+from sweep import REFERENCE, Ops, check, sweep
 
 from mmcarafe.ops import reference, triton_backend
+from mmcarafe.ops.carafe_downsample import DOWNSAMPLE_KERNELS
 
 pytest.importorskip("triton", reason="Triton, an optional requirement, is not installed")
 pytestmark = [pytest.mark.uses_cuda, needs_triton]
 
-OPS = Ops(triton_backend.carafe, triton_backend.grad_features, triton_backend.grad_masks)
+OPS = {
+    Sample: Ops(triton_backend.carafe, triton_backend.grad_features, triton_backend.grad_masks),
+    Downsample: Ops(*triton_backend.DOWNSAMPLE_KERNELS.values()),
+}
+EXPECTED = {Sample: REFERENCE, Downsample: Ops(*DOWNSAMPLE_KERNELS.values())}
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 every_format = pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 KERNELS = ("carafe", "grad_features", "grad_masks")
 SAMPLE = Sample(2, 4, 3, 5, k=3, groups=2, scale=2)
+# downsampling runs on the same kernels: without --slow the interpreter runs it at two strides only
+SLOW = [pytest.mark.slow] if DEVICE == "cpu" else []
+every_kind = pytest.mark.parametrize("kind", [Sample, pytest.param(Downsample, marks=SLOW)])
 
 
-def run(features, masks, grad, args):
+def run(kind, features, masks, grad, args, ops=OPS):
     """Output and both gradients."""
     return (
-        triton_backend.carafe(features, masks, *args),
-        triton_backend.grad_features(grad, masks, *args),
-        triton_backend.grad_masks(grad, features, *args),
+        ops[kind].carafe(features, masks, *args),
+        ops[kind].grad_features(grad, masks, *args),
+        ops[kind].grad_masks(grad, features, *args),
     )
 
 
 def calls():
     """Everything on a GPU. In the interpreter, which is slow, every sample in float32 and every second one
     channels last too; two in the other dtypes, which are cast as they are read."""
-    for (i, sample), dtype, name in product(enumerate(SAMPLES), triton_backend.DTYPES, FORMATS):
-        usual = dtype == torch.float32 and (name == "contiguous" or i % 2 == 0)
-        if DEVICE == "cuda" or usual or i < 2:
-            long = DEVICE == "cpu" and name == "channels_last" and prod(sample.shapes[1]) > 3500
-            marks = [pytest.mark.slow] if long else []
-            yield pytest.param(
-                sample, dtype, FORMATS[name], id=f"{sample}-{str(dtype)[6:]}-{name}", marks=marks
-            )
+    for samples in (SAMPLES, DOWNSAMPLES):
+        for (i, sample), dtype, name in product(enumerate(samples), triton_backend.DTYPES, FORMATS):
+            usual = dtype == torch.float32 and (name == "contiguous" or i % 2 == 0)
+            if DEVICE == "cuda" or usual or i < 2:
+                few = samples is SAMPLES or (dtype == torch.float32 and i in (1, 4))
+                long = not few or (name == "channels_last" and prod(sample.shapes[1]) > 3500)
+                marks, label = SLOW if long else [], f"{sample}-{str(dtype)[6:]}-{name}"
+                yield pytest.param(sample, dtype, FORMATS[name], marks=marks, id=label)
 
 
-@pytest.mark.parametrize(("sample", "dtype", "memory_format"), calls())
+@pytest.mark.parametrize(("sample", "dtype", "memory_format"), list(calls()))
 def test_output_and_gradients_equal_the_loop(sample, dtype, memory_format):
     tensors = [t.contiguous(memory_format=memory_format) for t in sample.tensors(dtype, DEVICE)]
-    for actual, expected in zip(run(*tensors, sample.args), sample.expected(), strict=True):
+    for actual, expected in zip(run(type(sample), *tensors, sample.args), sample.expected(), strict=True):
         assert actual.dtype == dtype
         assert_close(actual.cpu(), expected)
 
 
-def test_sweep_equals_the_reference():
+@every_kind
+def test_sweep_equals_the_reference(kind):
     sizes = dict(dtype=st.sampled_from(triton_backend.DTYPES))
     if DEVICE == "cpu":  # the interpreter takes a second for what a GPU does in microseconds
         sizes |= dict(H=st.integers(1, 4), per_group=st.sampled_from([1, 3, 5, 17]), groups=st.integers(1, 2))
         sizes |= dict(k=st.sampled_from([1, 3, 5]))
-    sweep(lambda z: check(z, OPS, DEVICE), examples=3 if DEVICE == "cpu" else 60, **sizes)
+    sweep(
+        lambda z: check(z, OPS[kind], DEVICE, EXPECTED[kind], downsample=kind is Downsample),
+        examples=3 if DEVICE == "cpu" else 60,
+        **sizes,
+    )
 
 
+@every_kind
 @pytest.mark.parametrize("which", range(3))
 @pytest.mark.parametrize(
     "layout",
@@ -73,9 +87,9 @@ def test_sweep_equals_the_reference():
         ),
     ],
 )
-def test_layout_of_each_tensor_changes_no_value(which, layout):
+def test_layout_of_each_tensor_changes_no_value(which, layout, kind):
     """What is not adjacent, or not aligned in pairs, is read in place."""
-    tensors = SAMPLE.tensors(torch.float32, DEVICE)
+    tensors = kind(*SAMPLE).tensors(torch.float32, DEVICE)
     t = tensors[which]
     if layout == "channels_last":
         other = t.contiguous(memory_format=torch.channels_last)
@@ -89,24 +103,26 @@ def test_layout_of_each_tensor_changes_no_value(which, layout):
         tensors[which] = t = t[:1, :1].expand_as(t).contiguous()
         other = t[:1, :1].expand_as(t)
     assert other.stride() != t.stride() and other.equal(t)
-    plain = run(*tensors, SAMPLE.args)
+    plain = run(kind, *tensors, SAMPLE.args)
     tensors[which] = other
-    for actual, expected in zip(run(*tensors, SAMPLE.args), plain, strict=True):
+    for actual, expected in zip(run(kind, *tensors, SAMPLE.args), plain, strict=True):
         assert_close(actual.cpu(), expected.cpu())
 
 
+@every_kind
 @every_format
 @pytest.mark.parametrize(("dtype", "large"), [(torch.float16, 2048), (torch.bfloat16, 256)], ids=str)
-def test_half_precision_is_accumulated_in_float32(dtype, large, memory_format):
+def test_half_precision_is_accumulated_in_float32(dtype, large, memory_format, kind):
     """In half precision the large number plus one is the large number again."""
     features = torch.ones(1, 41, 3, 3, dtype=dtype, device=DEVICE).contiguous(memory_format=memory_format)
     masks = torch.ones(1, 9, 3, 3, dtype=dtype, device=DEVICE).contiguous(memory_format=memory_format)
     first_pixel, first_channel = features.clone(), features.clone()
     first_pixel[..., 0, 0] = large
     first_channel[:, 0] = large
-    assert triton_backend.carafe(first_pixel, masks, 3, 1, 1)[..., 1, 1].eq(large + 8).all()
-    assert triton_backend.grad_features(first_pixel, masks, 3, 1, 1)[..., 1, 1].eq(large + 8).all()
-    assert triton_backend.grad_masks(features, first_channel, 3, 1, 1)[..., 1, 1].eq(large + 40).all()
+    ops = OPS[kind]
+    assert ops.carafe(first_pixel, masks, 3, 1, 1)[..., 1, 1].eq(large + 8).all()
+    assert ops.grad_features(first_pixel, masks, 3, 1, 1)[..., 1, 1].eq(large + 8).all()
+    assert ops.grad_masks(features, first_channel, 3, 1, 1)[..., 1, 1].eq(large + 40).all()
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -125,23 +141,39 @@ def test_nan_and_inf_spread_as_in_the_reference(value):
     assert torch.equal(ours.isfinite(), theirs.isfinite())
 
 
+@pytest.mark.parametrize("k", [3, pytest.param(5, marks=SLOW)])
+def test_nan_and_inf_spoil_what_reads_them_when_downsampling(k):
+    """The kernels also read pixels that a kernel does not reach, and leave them out."""
+    sample = Downsample(1, 1, 3, 5, k=k, groups=1, scale=2)
+    features, masks, grad = sample.tensors(torch.float32)
+    features[0, 0, 1, 3], features[0, 0, 4, 6] = torch.inf, torch.nan
+    grad[0, 0, 1, 2] = torch.inf
+    expected = sample.loop(features, masks, *sample.args)
+    leaf = features.nan_to_num(0, 0, 0).requires_grad_()
+    (to_features,) = torch.autograd.grad(sample.loop(leaf, masks, *sample.args), leaf, grad)
+    ops, (x, m, g) = OPS[Downsample], (t.to(DEVICE) for t in (features, masks, grad))
+    for actual, wanted in (
+        (ops.carafe(x, m, *sample.args), expected),
+        (ops.grad_features(g, m, *sample.args), to_features),
+    ):
+        assert actual.cpu().isfinite().equal(wanted.isfinite())
+        assert not wanted.isfinite().all() and wanted.isfinite().any()
+
+
 TILES = [(name, axis, i) for (name, axis), tiles in triton_backend.TILES.items() for i in range(len(tiles))]
 
 
 @pytest.mark.slow
+@every_kind
 @pytest.mark.parametrize(("name", "axis", "i"), TILES)
-def test_every_tile_that_may_be_chosen_computes_the_same(name, axis, i, monkeypatch):
-    sample = Sample(1, 70, 3, 9, k=3, groups=1, scale=2)
+def test_every_tile_that_may_be_chosen_computes_the_same(name, axis, i, kind, monkeypatch):
+    sample = kind(1, 70, 3, 9, k=3, groups=1, scale=2)
     monkeypatch.setitem(triton_backend.TILES, (name, axis), triton_backend.TILES[name, axis][i : i + 1])
     memory_format = list(FORMATS.values())[axis]
     tensors = [t.contiguous(memory_format=memory_format) for t in sample.tensors(torch.float32, DEVICE)]
-    reference_values = (
-        reference.carafe(*tensors[:2], *sample.args),
-        reference.grad_features(tensors[2], tensors[1], *sample.args),
-        reference.grad_masks(tensors[2], tensors[0], *sample.args),
-    )
-    for actual, expected in zip(run(*tensors, sample.args), reference_values, strict=True):
-        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-4)
+    expected = run(kind, *tensors, sample.args, EXPECTED)
+    for actual, wanted in zip(run(kind, *tensors, sample.args), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("W", [1, 5, 14, 16, 21, 42, 168])
@@ -152,16 +184,19 @@ def test_a_tile_has_whole_rows(W, H, rows, c_axis):
     assert px <= tile.BP and tile.BP % px == 0
 
 
-def test_an_image_beyond_32_bits_is_read_and_written_in_place(monkeypatch):
+@every_kind
+def test_an_image_beyond_32_bits_is_read_and_written_in_place(kind, monkeypatch):
     """Images 2**31 elements apart in memory."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
-    features, masks, grad = SAMPLE.tensors(torch.bfloat16, DEVICE)
+    sample, ops = kind(*SAMPLE), OPS[kind]
+    features, masks, grad = sample.tensors(torch.bfloat16, DEVICE)
     apart = torch.empty(2**31 + features[0].numel(), dtype=torch.bfloat16, device=DEVICE)
     far = apart.as_strided(features.shape, (2**31, *features.stride()[1:])).copy_(features)
-    out = triton_backend.carafe(far, masks, *SAMPLE.args)
-    assert_close(out.cpu(), SAMPLE.expected()[0])
-    monkeypatch.setattr(triton_backend, "empty_grad_features", lambda *args: far.fill_(torch.nan))
-    assert_close(triton_backend.grad_features(grad, masks, *SAMPLE.args).cpu(), SAMPLE.expected()[1])
+    out = ops.carafe(far, masks, *SAMPLE.args)
+    assert_close(out.cpu(), sample.expected()[0])
+    for empty in ("empty_carafe", "empty_grad_features"):
+        monkeypatch.setattr(triton_backend, empty, lambda *args: far.fill_(torch.nan))
+    assert_close(ops.grad_features(grad, masks, *SAMPLE.args).cpu(), sample.expected()[1])
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="times are made up, as the interpreter has none")
@@ -187,16 +222,17 @@ def test_tiles_chosen_by_timing_compute_the_same(monkeypatch):
     try:
         for _ in range(2):
             tensors = SAMPLE.tensors(torch.float32, DEVICE)
-            for actual, expected in zip(run(*tensors, SAMPLE.args), SAMPLE.expected(), strict=True):
+            for actual, expected in zip(run(Sample, *tensors, SAMPLE.args), SAMPLE.expected(), strict=True):
                 assert_close(actual, expected)
         assert len(calls) == len(configs) == sum(len(triton_backend.TILES[name, 0]) for name in KERNELS)
     finally:
         triton_backend._tuned.cache_clear()
 
 
-def test_the_same_bits_again():
-    tensors = SAMPLE.tensors(torch.float32, DEVICE)
-    first, second = (run(*tensors, SAMPLE.args) for _ in range(2))
+@every_kind
+def test_the_same_bits_again(kind):
+    tensors = kind(*SAMPLE).tensors(torch.float32, DEVICE)
+    first, second = (run(kind, *tensors, SAMPLE.args) for _ in range(2))
     assert all(a.equal(b) for a, b in zip(first, second, strict=True))
 
 

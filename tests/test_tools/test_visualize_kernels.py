@@ -5,7 +5,10 @@ import re
 
 import cv2
 import pytest
+import torch
 from commands import CONFIG, SMALL, TWIN, call, refused
+
+from mmcarafe.apis.config import build_detector, read_config
 
 PICTURES = {"trace.png", "kernels.png", "entropy.png", "features.png"}
 # the toy detector finds nothing well, so that any score counts
@@ -50,6 +53,22 @@ def test_a_page_alone_and_what_did_not_run_is_said(given, tmp_path):
     text = (tmp_path / "new/page.html").read_text()
     assert '"name": "neck"' in text and "class Page" in text
     assert not re.search("https?:", text), "it loads nothing from elsewhere"
+
+
+def test_a_downsampler_has_pictures_and_is_not_on_the_page(given, tmp_path):
+    """The level that an FPN pools, made by a fresh module."""
+    config, _, image = given
+    options = {"model.backbone.base_channels": 8, "model.neck.in_channels": [8, 16, 32, 64]}
+    down = "model.neck.downsample_cfg.type"
+    model = build_detector(read_config(str(config), options | {down: "CARAFE"}))
+    torch.save(model.state_dict(), tmp_path / "fresh.pth")
+    given = config, tmp_path / "fresh.pth", image
+    options = ("--module", "neck.extra_levels", *QUICK, "--cfg-options", *SMALL[:2], f"{down}=CARAFE")
+    said = call("visualize_kernels.py", *given, "--out", "out", *options, cwd=tmp_path).stdout
+    assert "neck.extra_levels: 1 levels, 1 points" in said
+    assert pictures(tmp_path / "out/neck.extra_levels") == PICTURES
+    match = "--html: the page shows upsamplers alone"
+    refused("visualize_kernels.py", *given, "--html", "page.html", *options, cwd=tmp_path, match=match)
 
 
 def test_a_mistake_is_named(given, tmp_path):

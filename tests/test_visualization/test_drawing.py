@@ -38,6 +38,8 @@ def test_every_picture_is_titled_and_explained():
         dict(levels=1, size=(14, 14), box=(-9.0, 30.25, 200.0, 40.0)),
         dict(image=(40, 144), box=(0, 0, 144, 96)),
         dict(image=(144, 30), size=(9, 2)),
+        dict(down=True, size=(24, 36)),
+        dict(down=True, size=(25, 37), k=3, groups=2, box=(0, 0, 152, 104)),
     ],
     ids=str,
 )
@@ -67,6 +69,16 @@ def test_the_squares_of_a_trace_are_its_weights():
         level = len(seen.calls) - 1 if collection is drawn[1] else 0
         centres = [seen.pixel((r.x0 + r.x1) / 2, (r.y0 + r.y1) / 2, level) for r in rectangles]
         assert centres == [tuple(cell) for cell in np.argwhere(weight >= 0.01)]
+
+
+def test_features_of_a_downsampler_are_compared_with_the_pixels_it_is_centred_on():
+    seen = view(down=True, size=(25, 37), box=(0, 0, 152, 104))
+    figure = PICTURES["features"](seen, choose_points(seen))
+    assert "before and after downsampling" in figure.get_suptitle()
+    images = {axis.get_title(): axis.images[0].get_array() for axis in figure.axes if axis.images}
+    np.testing.assert_allclose(images["nearest"], images["before"][::2, ::2])
+    assert images["bilinear"].shape == images["CARAFE"].shape == (13, 19)
+    assert "37 x 25 → 19 x 13" in texts(figure)
 
 
 def test_what_is_gathered_past_the_border_is_said():

@@ -11,7 +11,7 @@ from mmdet.structures import DetDataSample
 from torch import nn
 
 from mmcarafe.apis.config import build_detector, read_config
-from mmcarafe.layers import CARAFE
+from mmcarafe.layers.upsampler import Reassembler
 from mmcarafe.visualization import choose_points, image_points, look, select
 
 CONFIG = "configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py"
@@ -19,15 +19,19 @@ CONFIG = "configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py"
 
 @pytest.fixture(scope="module")
 def model(request):
+    return detector(request.config.rootpath)
+
+
+def detector(root, **options):
     """The embedded detector with random weights; it finds nothing well, so any score counts."""
     torch.manual_seed(0)
-    options = {"model.backbone.base_channels": 8, "model.neck.in_channels": [8, 16, 32, 64]}
+    options |= {"model.backbone.base_channels": 8, "model.neck.in_channels": [8, 16, 32, 64]}
     options["model.test_cfg"] = dict(rcnn=dict(score_thr=0.0))
-    detector = build_detector(read_config(str(request.config.rootpath / CONFIG), options))
-    for layer in detector.modules():
-        if isinstance(layer, CARAFE):
+    model = build_detector(read_config(str(root / CONFIG), options))
+    for layer in model.modules():
+        if isinstance(layer, Reassembler):
             nn.init.normal_(layer.content_encoder.weight)
-    return detector
+    return model
 
 
 def sample(height: int, width: int, scale: float = 1.0) -> DetDataSample:
@@ -48,6 +52,21 @@ def test_a_view_of_each_component(model):
     assert [c.name for c in views["neck"].calls] == [f"neck.upsample_modules.{i}" for i in range(3)]
     assert views["roi_head.mask_head"].is_roi
     assert not views["neck"].is_roi
+
+
+def test_each_downsampler_has_a_view_of_its_own(request):
+    """Named by the convolution whose stride it took over, or by the level that it makes."""
+    options = {"model.neck.type": "PAFPN", "model.neck.downsample_cfg.type": "CARAFE"}
+    views = views_of(detector(request.config.rootpath, **options))
+    convs = [f"neck.downsample_convs.{i}.conv" for i in range(3)]
+    assert list(views) == ["neck", *convs, "neck.extra_levels", "roi_head.mask_head"]
+    steps = [4, 8, 16, 32, 64]
+    for name, before, after in zip([*convs, "neck.extra_levels"], steps[:-1], steps[1:], strict=True):
+        (call,) = views[name].calls
+        assert call.downsamples and call.name.startswith(name)
+        assert views[name].step(0) == (before, before)
+        assert views[name].step(-1) == (after, after)
+    assert select(list(views.values()), "neck.downsample_convs.0.conv.downsample")
 
 
 @pytest.mark.parametrize("size", [(96, 128), (90, 100)], ids=["whole", "padded"])

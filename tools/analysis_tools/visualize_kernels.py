@@ -17,7 +17,7 @@ from torch import nn
 from mmcarafe.apis.config import KERNELS, absence_named, build_detector, read_config
 from mmcarafe.checkpoint.state_dict import check_checkpoint
 from mmcarafe.errors import InputError
-from mmcarafe.layers import CARAFE
+from mmcarafe.layers.upsampler import Reassembler
 from mmcarafe.utils.cli import add_cfg_options, add_device_option, run
 from mmcarafe.utils.files import check_folder, check_pipeline, write_file, write_picture
 from mmcarafe.visualization import (
@@ -65,7 +65,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def build_model(cfg: Config, args: argparse.Namespace) -> nn.Module:
     """Build the detector with its weights; InputError where there is nothing to look at."""
     model = build_detector(cfg)
-    if not any(isinstance(module, CARAFE) for module in model.modules()):
+    if not any(isinstance(module, Reassembler) for module in model.modules()):
         raise InputError(
             f"config {args.config} builds no CARAFE module; name one with upsample_cfg=dict(type='CARAFE')"
         )
@@ -95,14 +95,17 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--module: expected one of {', '.join(known)}, which ran, got {args.module!r}")
     if not all(view.is_finite for view in views):
         raise InputError(f"checkpoint {args.checkpoint} gives values that are not finite: training diverged")
+    shown = [view for view in views if not view.calls[0].downsamples]
+    if args.html and not shown:
+        raise InputError("--html: the page shows upsamplers alone; take --out for pictures of downsamplers")
     given = list(zip(args.points[::2], args.points[1::2], strict=True))
     points = [image_points(view, given) if given else choose_points(view, args.count) for view in views]
     if args.html:
         path = Path(args.html)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, page(views).encode())
+        write_file(path, page(shown).encode())
         size = path.stat().st_size / 1e6
-        print(f"{', '.join(view.name for view in views)}: written to {path}, {size:.1f} MB")
+        print(f"{', '.join(view.name for view in shown)}: written to {path}, {size:.1f} MB")
     for view, chosen in zip(views, points, strict=True) if args.out else ():
         if not chosen:
             print(f"{view.name}: left out, none of the points is in its RoI")
@@ -114,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{view.name}: {len(view.calls)} levels, {len(chosen)} points, written to {folder}")
     ran = {call.name for view in seen for call in view.calls}
     for name, module in model.named_modules():
-        if isinstance(module, CARAFE) and name not in ran:
+        if isinstance(module, Reassembler) and name not in ran:
             print(f"{name}: left out, it did not run (a mask head's does where something is found)")
 
 

@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmcarafe.checkpoint.state_dict import unwrap
-from mmcarafe.layers import CARAFE
+from mmcarafe.layers.upsampler import Reassembler
 from mmcarafe.visualization import (
     Point,
     View,
@@ -75,7 +75,7 @@ class CARAFEVisualizationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """See that there is something to look at."""
         model = unwrap(runner.model)
-        names = [name for name, module in model.named_modules() if isinstance(module, CARAFE)]
+        names = [name for name, module in model.named_modules() if isinstance(module, Reassembler)]
         if not names:
             raise ValueError("CARAFEVisualizationHook: the model has no CARAFE module; leave the hook out")
         if self.module is not None and not any(f"{name}.".startswith(f"{self.module}.") for name in names):
