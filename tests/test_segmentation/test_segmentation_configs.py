@@ -55,7 +55,11 @@ def test_a_config_differs_by_the_upsampler_alone(name):
     assert others(ours) == others(theirs)
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize(
+    "name",
+    # one of UperNet's stands for the others
+    [pytest.param(n, marks=pytest.mark.slow if n.startswith("upernet_r50-carafe-") else ()) for n in PATHS],
+)
 def test_a_config_learns_a_step_and_predicts(name):
     cfg = Config.fromfile(PATHS[name])
     cfg.model.train_cfg, cfg.model.test_cfg = {}, dict(mode="whole")

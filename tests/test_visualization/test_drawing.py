@@ -29,10 +29,10 @@ def test_every_picture_is_titled_and_explained():
     [
         dict(levels=4, size=(2, 3)),
         dict(k=3, groups=2),
-        dict(k=9),
+        pytest.param(dict(k=9), marks=pytest.mark.slow),
         dict(levels=1, k=1),
         dict(levels=1, spread=0.0),
-        dict(levels=1, spread=1e-4),
+        pytest.param(dict(levels=1, spread=1e-4), marks=pytest.mark.slow),
         dict(levels=1, spread=100.0),
         dict(levels=1, size=(14, 14), box=(20.5, 30.25, 41.0, 88.75)),
         dict(levels=1, size=(14, 14), box=(-9.0, 30.25, 200.0, 40.0)),
