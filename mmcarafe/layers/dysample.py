@@ -43,6 +43,8 @@ class DySample(Upsampler):
     __constants__ = ("channels", "scale_factor", "groups")
     options = ("style", "dyscope")
 
+    init_pos: Tensor
+
     def __init__(
         self,
         channels: int,

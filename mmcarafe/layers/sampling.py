@@ -41,7 +41,8 @@ def _centres(size: int, x: Tensor) -> Tensor:
     From a cache, unless what is made now would be of no use outside: symbols and fake tensors while a program
     is traced, or memory that a CUDA graph fills when it is replayed.
     """
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor
+    in_jit = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    traced = torch.compiler.is_compiling() or in_jit or type(x) is not Tensor
     if traced or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
         return _make_centres(size, x.device)
     return _cached_centres(size, x.device)

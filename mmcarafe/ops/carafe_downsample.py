@@ -76,11 +76,10 @@ def carafe_downsample(
     # rounded up, and written as the size of a convolution's output, which symbols are compared with
     target = (H - 1) // stride + 1, (W - 1) // stride + 1
     check_masks(features, masks, (N, group_size * kernel_size**2, *target), **sizes)
-    check_size(
-        "features with zeros up to the stride", N, C, *(stride * t for t in target), features.element_size()
-    )
+    height, width = stride * target[0], stride * target[1]
+    check_size("features with zeros up to the stride", N, C, height, width, features.element_size())
     if stride > 1:
-        bottom, right = stride * target[0] - H, stride * target[1] - W
+        bottom, right = height - H, width - W
         # one program serves all sizes while tracing
         if torch.compiler.is_compiling() or bottom or right:
             features = F.pad(features, (0, right, 0, bottom))
