@@ -22,6 +22,7 @@ DISTRIBUTIONS = {
     "mmengine": ("mmengine", "onedl-mmengine"),
     "mmcv": ("mmcv", "onedl-mmcv"),
     "mmdet": ("mmdet", "onedl-mmdetection"),
+    "mmseg": ("mmsegmentation", "onedl-mmsegmentation"),
     "triton": ("triton",),
     "onnx": ("onnx",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
