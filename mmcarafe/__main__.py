@@ -89,7 +89,8 @@ def main(argv: Sequence[str] = ()) -> None:
         errors = demo.write(args.out)
     except (InputError, OSError) as error:
         sys.exit(f"{parser.prog}: {error}")
-    print(", ".join(f"{way} {value:.2f} %" for way, value in errors.items()), "error: written to", args.out)
+    print("error of", ", ".join(f"{way} {value:.2f} %" for way, value in errors.items()))
+    print("picture:", args.out)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def features(drawings: Tensor) -> Tensor:
 
 def fit(steps: int) -> tuple[CARAFE, Tensor]:
     """Fit a layer to random drawings; return it, and one it has not seen, Tensor[1, 3, 128, 128]."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         generator = torch.manual_seed(0)
         drawings, unseen = draw(24, 48, generator), draw(1, 128, generator)
         layer = CARAFE(11, up_kernel=3, compressed_channels=16, start="nearest")

@@ -7,6 +7,7 @@ Tests of the operator need torch and pytest only: what imports mmdet is imported
 import gc
 import importlib
 import os
+import pickle
 import random
 import shutil
 import sys
@@ -73,13 +74,14 @@ def pytest_collection_finish(session):
 
 
 def seen_before(function):
-    """The function, called once for each value of its first argument; the others do not vary."""
+    """The function, called once for the same arguments, each caller with a copy of the result."""
     results = {}
 
-    def call(first, **others):
-        if first not in results:
-            results[first] = function(first, **others)
-        return results[first]
+    def call(*args, **kwargs):
+        key = repr((args, sorted(kwargs.items())))
+        if key not in results:
+            results[key] = pickle.dumps(function(*args, **kwargs))
+        return pickle.loads(results[key])
 
     return call
 

@@ -17,9 +17,10 @@ def test_the_fitted_layer_beats_interpolation_and_is_drawn(tmp_path, capsys, mon
     monkeypatch.setattr(demo, "write", lambda path, write=demo.write: write(path, steps=60))
     main(["demo", str(tmp_path / "new/demo.png")])
     said = capsys.readouterr().out
-    nearest, bilinear, carafe = (float(part.split()[1]) for part in said.partition(" error")[0].split(", "))
+    errors = said.partition("\n")[0].removeprefix("error of ").split(", ")
+    nearest, bilinear, carafe = (float(error.split()[1]) for error in errors)
     assert carafe < 0.75 * bilinear < 0.75 * nearest
-    assert said.endswith(f"written to {tmp_path}/new/demo.png\n")
+    assert said.endswith(f"picture: {tmp_path}/new/demo.png\n")
     picture = cv2.imread(str(tmp_path / "new/demo.png"))
     assert picture.shape == (700, 1200, 3) and picture[100:350].std() > 20
     assert torch.get_rng_state().equal(before), "who calls it keeps their random numbers"

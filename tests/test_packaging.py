@@ -73,7 +73,17 @@ for kind in (layers.CARAFE, layers.DySample, layers.DLU, layers.SAPA, layers.FAD
     y = layer(x, guide) if kind.guided else layer(x)
     y.sum().backward()
     layer.init_weights()
+    if not kind.downsamples:
+        built = layers.build_upsample(dict(type=kind.__name__), 8, 2, guide_channels=8)
+        assert type(built) is kind
     print(kind.__name__, list(y.shape[2:]), layers.carafe_flops(layers.CARAFE(256)))
+for build in (
+    lambda: layers.build_upsample(dict(type="nearest"), 8, 2), lambda: layers.CARAFE(8, norm_cfg=dict(type="BN"))
+):
+    try:
+        build()
+    except layers.UpsampleConfigError as error:
+        assert "mmcv" in str(error)
 """
     result = python(code)
     up = ("CARAFE", "DySample", "DLU", "SAPA", "FADE")

@@ -67,8 +67,9 @@ def build_downsample(
         raise DownsampleConfigError(
             f"{what} is not known"
             + (f"; did you mean {close[0]!r}?" if close else ".")
-            + f" Known types: {', '.join(DOWNSAMPLE_TYPES)}, and any module registered in MODELS that takes "
-            "channels and scale_factor"
+            + f" Known types: {', '.join(DOWNSAMPLE_TYPES)}, and any module "
+            + ("registered in MODELS " if registry is not None else "")
+            + "that takes channels and scale_factor"
         )
     if getattr(module, "downsamples", None) is False:
         raise DownsampleConfigError(f"{what} makes maps larger; it is for an upsample_cfg")

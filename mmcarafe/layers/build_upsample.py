@@ -58,7 +58,7 @@ def build_upsample(
     """
     cfg = dict(cfg)
     kind = cfg.pop("type", None)
-    kind, module = _own_layer(kind) if registry is None else _lookup(kind, registry)
+    kind, module = _own_layer(kind, "mmengine") if registry is None else _lookup(kind, registry)
     if cfg.pop("scale_factor", scale_factor) != scale_factor:
         raise UpsampleConfigError(
             f"upsample_cfg type {kind!r}: {component} upsamples by {scale_factor}; leave scale_factor out"
@@ -102,22 +102,28 @@ def construct(what: str, module: Callable, arguments: dict, config_error: type[I
         raise config_error(f"{what}: {error}; it takes {', '.join(takes.parameters)}") from error
 
 
-def _own_layer(kind: Any) -> tuple[Any, Callable]:
-    """Return a type and what builds it where nothing is registered, as there is no mmengine, nor mmcv."""
+def _own_layer(kind: Any, missing: str) -> tuple[Any, Callable]:
+    """Return a type and what builds it where there is no mmengine or mmcv, which have the other types."""
     if not isinstance(kind, str):
         return kind, kind
     own = {name: row.module for name, row in TYPES.items() if row.module and not row.arguments}
     if kind not in own:
         raise UpsampleConfigError(
-            f"upsample_cfg type {kind!r}: expected a class or one of {', '.join(own)}, as mmengine is not "
-            "installed; the other types need it and mmcv"
+            f"upsample_cfg type {kind!r}: expected a class or one of {', '.join(own)}, as {missing} is "
+            "not installed; the other types need mmengine and mmcv"
         )
     return kind, own[kind]()
 
 
 def _lookup(kind: Any, registry: "Registry") -> tuple[Any, Callable]:
     """Return a type by its own name, whether it was given with a scope or as a class, and what builds it."""
-    import mmcv.cnn  # noqa: F401  registers nearest, bilinear and deconv; the layers themselves do not need mmcv
+    try:
+        import mmcv.cnn  # noqa: F401  registers nearest, bilinear and deconv; the layers do not need mmcv
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "mmcv":
+            raise
+        if isinstance(kind, str) and kind in TYPES:
+            return _own_layer(kind, "mmcv")
 
     # a project's own registry is that of its default scope
     with registry.switch_scope_and_registry(None) as scoped:

@@ -6,6 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mmcarafe.errors import UpsampleConfigError
 from mmcarafe.ops import carafe
 
 from .normalize import normalize_kernels
@@ -164,8 +165,10 @@ class CARAFE(Reassembler):
 def _norm_act(channels: int, norm_cfg: dict | None, act_cfg: dict | None) -> nn.Sequential:
     layers = []
     if norm_cfg is not None or act_cfg is not None:
-        from mmcv.cnn import build_activation_layer, build_norm_layer  # only these options need mmcv
-
+        try:
+            from mmcv.cnn import build_activation_layer, build_norm_layer  # only these options need mmcv
+        except ModuleNotFoundError as error:
+            raise UpsampleConfigError(f"norm_cfg and act_cfg need mmcv: {error}; leave them out") from error
         if norm_cfg is not None:
             layers.append(build_norm_layer(norm_cfg, channels)[1])
         if act_cfg is not None:

@@ -13,9 +13,10 @@ def normalize_kernels(logits: Tensor, groups: int) -> Tensor:
         groups (int): number of channel groups.
 
     Returns:
-        Tensor[N, groups * k * k, H, W]: in the memory format of ``logits``.
+        Tensor[N, groups * k * k, H, W]: channels last where ``logits`` are, otherwise contiguous.
     """
-    if logits.is_contiguous() or torch.compiler.is_compiling():
+    last = not torch.compiler.is_compiling() and logits.is_contiguous(memory_format=torch.channels_last)
+    if not last or logits.is_contiguous():
         return logits.unflatten(1, (groups, -1)).softmax(dim=2).flatten(1, 2)
-    # as channels last, where torch's softmax would copy the logits, and the operator its result once more
+    # where torch's softmax would copy the logits, and the operator its result once more
     return logits.permute(0, 2, 3, 1).unflatten(3, (groups, -1)).softmax(dim=4).flatten(3).permute(0, 3, 1, 2)

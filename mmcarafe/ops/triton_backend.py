@@ -179,8 +179,8 @@ def _fitted(tile: Tile, channels: int, least: int) -> Tile:
 
 
 @cache
-def _tuned(kernel, name: str, c_axis: int, bucket: int):
-    """Return the kernel with tiles chosen by timing, apart for small and large maps (``bucket``)."""
+def _tuned(kernel, name: str, c_axis: int, bucket: int, direction: tuple):
+    """Return the kernel with tiles chosen by timing, apart for small and large maps, and up and down."""
     import triton
 
     configs = [triton.Config(dict(BC=t.BC, BP=t.BP), num_warps=t.num_warps) for t in TILES[name, c_axis]]
@@ -205,7 +205,8 @@ def _launch(kernel, name: str, layout: _Layout, shape, args: list, constants: di
     constants = constants | dict(G=groups, K=k, S=scale, VEC=layout.vec, C_AXIS=layout.c_axis, PX=px)
     constants["enable_fp_fusion"] = True  # Triton 3.10 no longer does by itself
     if os.environ.get("MMCARAFE_TRITON_AUTOTUNE") == "1":
-        kernel = _tuned(kernel, name, layout.c_axis, (N * H * W).bit_length() // 4)
+        direction = constants.get("DOWN"), constants.get("D")
+        kernel = _tuned(kernel, name, layout.c_axis, (N * H * W).bit_length() // 4, direction)
     else:
         constants |= tile._asdict()
     _call(kernel, grid, (*args, H, W, cpg), constants)

@@ -4,7 +4,9 @@
 from collections.abc import Sequence
 
 from mmseg.models import decode_heads
+from mmseg.models.utils import Upsample
 from mmseg.registry import MODELS
+from torch import Tensor
 
 from mmcarafe.layers import UpsampleConfigError
 from mmcarafe.selecting.select_upsample import SelectUpsample, Step
@@ -12,15 +14,29 @@ from mmcarafe.selecting.select_upsample import SelectUpsample, Step
 POOLING = "the bilinear steps from the cells of the pooling pyramid, by 2; the interpolation does the rest"
 
 
+class SelectInFeatures(SelectUpsample):
+    """Mixin: heads whose features are made apart, where other heads (KNet's) ask for them."""
+
+    any_size = True
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Run mmsegmentation's forward, which asks for the features."""
+        return super(SelectUpsample, self).forward(inputs)
+
+    def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
+        with self.answering(inputs):
+            return super()._forward_feature(inputs)
+
+
 @MODELS.register_module(force=True)
-class UPerHead(SelectUpsample, decode_heads.UPerHead):
+class UPerHead(SelectInFeatures, decode_heads.UPerHead):
     """mmsegmentation's UPerHead with an ``upsample_cfg``.
 
     Args:
         upsample_cfg (dict, optional): ``type`` and its arguments. Default: mmsegmentation's interpolation.
-        upsample_in (sequence of str): where: ``"ppm"``, from the cells of the pooling pyramid, ``"fpn"``, the
-            top-down path, and ``"fusion"``, from each level to the finest. The paper's ablation has each
-            alone, and all. Default: all.
+        upsample_in (list of str, optional): where: ``"ppm"``, from the cells of the pooling pyramid,
+            ``"fpn"``, the top-down path, and ``"fusion"``, from each level to the finest. The paper's
+            ablation has each alone, and all. Default: None, all.
 
     Raises:
         UpsampleConfigError: the type is not known or does not take the arguments, or a place is not known.
@@ -38,14 +54,16 @@ class UPerHead(SelectUpsample, decode_heads.UPerHead):
     guide = "top-down: the lateral below; fusion: the finest level; none in the pooling pyramid"
     places = ("ppm", "fpn", "fusion")
 
-    def __init__(self, *args, upsample_in: Sequence[str] = places, **kwargs) -> None:
-        unknown = [place for place in upsample_in if place not in self.places]
-        if unknown or isinstance(upsample_in, str):
+    def __init__(self, *args, upsample_in: Sequence[str] | None = None, **kwargs) -> None:
+        self.upsample_in = self.places if upsample_in is None else upsample_in
+        listed = isinstance(self.upsample_in, list | tuple) and self.upsample_in
+        if not listed or any(place not in self.places for place in listed):
             raise UpsampleConfigError(
                 f"upsample_in: expected a list of {', '.join(self.places)}, got {upsample_in!r}"
             )
-        self.upsample_in = tuple(upsample_in)
         super().__init__(*args, **kwargs)
+        if upsample_in is not None and not self.upsample_modules:
+            raise UpsampleConfigError("upsample_in has no effect without an upsample_cfg that has a type")
 
     def upsample_steps(self) -> list[Step | None]:
         """State the steps of the pooling pyramid, of the top-down path, and of the fusion, in this order."""
@@ -64,7 +82,7 @@ class UPerHead(SelectUpsample, decode_heads.UPerHead):
 
 
 @MODELS.register_module(force=True)
-class PSPHead(SelectUpsample, decode_heads.PSPHead):
+class PSPHead(SelectInFeatures, decode_heads.PSPHead):
     """mmsegmentation's PSPHead with the ``upsample_cfg`` of :class:`UPerHead`."""
 
     replaces = POOLING
@@ -81,10 +99,10 @@ class FPNHead(SelectUpsample, decode_heads.FPNHead):
     replaces = "the bilinear step behind each convolution of a level"
 
     def upsample_steps(self) -> list[Step | None]:
-        """State the steps of each level to the first one's size; the resize behind them has nothing to do."""
+        """State the steps of each level; the resize behind them, to an odd size, stays mmsegmentation's."""
         steps, count = [], 0
-        for stride in self.feature_strides[1:]:
-            times = (stride // self.feature_strides[0]).bit_length() - 1
+        for level in self.scale_heads[1:]:
+            times = sum(isinstance(layer, Upsample) for layer in level)
             steps += [Step(count + i, self.channels, 2) for i in range(times)] + [None]
             count += times
         return steps
@@ -94,6 +112,7 @@ class FPNHead(SelectUpsample, decode_heads.FPNHead):
 class SegformerHead(SelectUpsample, decode_heads.SegformerHead):
     """mmsegmentation's SegformerHead with the ``upsample_cfg`` of :class:`UPerHead`."""
 
+    any_size = True
     replaces = "the bilinear steps by 2, 4 and 8 from each level to the finest"
     guide = "the finest level"
 

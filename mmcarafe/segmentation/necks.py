@@ -13,5 +13,6 @@ class FPN(SelectTopDown, necks.FPN):
 
     Raises:
         UpsampleConfigError: the type is not known or does not take the arguments.
-        ValueError: in ``forward``, a level is neither twice as large as the one above it nor of its size.
     """
+
+    any_size = True

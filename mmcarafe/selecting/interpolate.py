@@ -54,6 +54,11 @@ def pad_guide(guide: Tensor, scale: int, x: Tensor) -> Tensor:
     return F.pad(guide, (0, missing[1], 0, missing[0]), mode="replicate") if any(missing) else guide
 
 
+def reaches(source: tuple[int, int], scale: int, size: tuple[int, int]) -> bool:
+    """Tell whether a level becomes one of a size, rounded up, when it is upsampled by ``scale``."""
+    return all(scale * (n - 1) < wanted <= scale * n for n, wanted in zip(source, size, strict=True))
+
+
 def must_upsample(source: tuple[int, int], scale: int, size: tuple[int, int]) -> bool:
     """Tell whether a level has to be upsampled to reach a size, rather than having it already.
 
@@ -64,7 +69,7 @@ def must_upsample(source: tuple[int, int], scale: int, size: tuple[int, int]) ->
         >>> must_upsample((13, 20), 2, (25, 40)), must_upsample((13, 20), 2, (13, 20))
         (True, False)
     """
-    if all(scale * (n - 1) < wanted <= scale * n for n, wanted in zip(source, size, strict=True)):
+    if reaches(source, scale, size):
         return True
     if source == size:
         return False
@@ -111,29 +116,32 @@ class Answer(NamedTuple):
     guide: Callable[[], Tensor | None] | None = None
     """Returns the guide of a guided upsampler."""
     rest: bool = False
-    """Whether the interpolation called for goes on from the upsampler's output to its size."""
+    """Whether the interpolation called for goes on from the upsampler's output, where its size is another."""
+    crop: bool = True
+    """Whether a size that is odd, up to ``scale - 1`` less than the output's, is met by cropping."""
 
     def __call__(self, func: Callable, x: Tensor, *args, **kwargs) -> Tensor:
         """Upsample in place of a call ``func(x, *args, **kwargs)`` of ``F.interpolate``."""
         size = args[0] if args else kwargs.get("size")
-        if self.rest:
-            # a map that needs less is interpolated alone; so is one that the upsampler would only smooth
-            if all(self.scale * n <= wanted for n, wanted in zip(x.shape[2:], size, strict=True)):
-                return func(self.upsample(x), *args, **kwargs)
-            return func(unused(self.upsample, x), *args, **kwargs)
         guide = self.guide and self.guide()
         if size is None:
             return with_guide(self.upsample, self.scale, x, guide)
-        return upsample_to(self.upsample, self.scale, x, size, guide)
+        source = tuple(x.shape[2:])
+        met = self.crop and (source == tuple(size) or reaches(source, self.scale, size))
+        if not self.rest or met:
+            return upsample_to(self.upsample, self.scale, x, size, guide)
+        # a map that needs less is interpolated alone; so is one whose guide is of another size
+        fits = guide is None and all(self.scale * n <= wanted for n, wanted in zip(source, size, strict=True))
+        return func(self.upsample(x) if fits else unused(self.upsample, x), *args, **kwargs)
 
 
 class InterpolateWith(TorchFunctionMode):
     """While active, each ``F.interpolate(x, size=...)`` runs the next upsampler, as :func:`upsample_to` does.
 
-    mmdet's components call ``F.interpolate``, or ``nn.Upsample`` that does, in the middle of their
-    ``forward``. Answering those calls, through torch's own protocol for overriding its functions, leaves the
-    rest of ``forward`` to mmdet. Calls made inside a module are not answered (torch deactivates a mode while
-    it handles a call).
+    Components of mmdet and mmsegmentation call ``F.interpolate``, or ``nn.Upsample`` that does, in the
+    middle of their ``forward``. Answering those calls, through torch's own protocol for overriding its
+    functions, leaves the rest of ``forward`` to them. Calls made inside a module are not answered (torch
+    deactivates a mode while it handles a call).
 
     Args:
         steps (iterable of Answer or None): what answers the calls, in the order in which ``forward``

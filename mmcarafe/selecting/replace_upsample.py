@@ -6,9 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from mmcarafe.layers import UpsampleConfigError
-
-from .select_upsample import InitUpsamplers, Step, by_name, registry_of, selection
+from .select_upsample import InitUpsamplers, Step, by_name, refuse_without_effect, registry_of, selection
 
 
 class Place(NamedTuple):
@@ -22,7 +20,7 @@ class Place(NamedTuple):
 
 
 class ReplaceUpsample(InitUpsamplers):
-    """Mixin in front of an mmdet component that upsamples by modules of its own.
+    """Mixin in front of a host's component that upsamples by modules of its own.
 
     With a ``type`` in ``upsample_cfg``, an upsampler takes the place of each that :meth:`places` states.
     """
@@ -42,10 +40,7 @@ class ReplaceUpsample(InitUpsamplers):
             )
             setattr(place.owner, place.name, upsample)
             self.upsample_modules.append(upsample)
-        if cfg and not self.upsample_modules:
-            raise UpsampleConfigError(
-                f"{type(self).__name__}: upsample_cfg {cfg} has no effect, since this one does not upsample"
-            )
+        refuse_without_effect(self, cfg)
 
     def places(self) -> Iterator[Place]:
         """Yield each module to replace, in the order of ``forward``."""

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a component of mmdet or mmsegmentation takes another upsampler without a copy of its ``forward``."""
+"""How a component takes another upsampler without a copy of its ``forward``.
+
+The host, of which the component is, is mmdet or mmsegmentation.
+"""
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from typing import NamedTuple
 
@@ -53,10 +57,10 @@ def registry_of(component: type) -> Registry:
 
 
 def selection(cfg: dict | None, component: type) -> tuple[dict, dict]:
-    """Split an ``upsample_cfg``: what selects an upsampler, or what mmdet's own interpolation takes.
+    """Split an ``upsample_cfg``: what selects an upsampler, or what the host's own interpolation takes.
 
     Raises:
-        UpsampleConfigError: it says how to interpolate, but mmdet's component does so in a fixed way.
+        UpsampleConfigError: it says how to interpolate, but the host's component does so in a fixed way.
     """
     cfg = dict(cfg or {})
     if cfg.get("type") is not None:
@@ -99,7 +103,7 @@ def is_guided(upsample: nn.Module) -> bool:
 
 
 class InitUpsamplers:
-    """Mixin in front of an mmdet component that keeps its upsamplers in ``upsample_modules``."""
+    """Mixin in front of a host's component that keeps its upsamplers in ``upsample_modules``."""
 
     replaces = ""
     """What a selected upsampler stands in for, in words; the table of docs/components.md is made of these."""
@@ -114,7 +118,7 @@ class InitUpsamplers:
     """The argument whose config takes ``upsample_cfg``, if the component's own does not."""
 
     def init_weights(self) -> None:
-        """Initialise as mmdet does, then restore the upsamplers' own initialisation.
+        """Initialise as the host does, then restore the upsamplers' own initialisation.
 
         Not where mmengine would leave weights alone: the second time, and after loading pretrained ones.
         """
@@ -127,16 +131,27 @@ class InitUpsamplers:
                 upsample.init_weights()
 
 
-class SelectUpsample(InitUpsamplers):
-    """Mixin in front of an mmdet component whose ``forward`` upsamples with ``F.interpolate``.
+def refuse_without_effect(component: InitUpsamplers, cfg: dict) -> None:
+    """Raise if a config selects an upsampler for a component that has no step for one."""
+    if cfg and not component.upsample_modules:
+        raise UpsampleConfigError(
+            f"{type(component).__name__}: upsample_cfg {cfg} has no effect, since this one does not upsample"
+        )
 
-    Without a ``type`` in ``upsample_cfg`` the component is mmdet's own. With one, ``upsample_modules`` holds
-    an upsampler from :func:`mmcarafe.layers.build_upsample` for each step of ``upsample_steps``, which is all
-    that a component has to state.
+
+class SelectUpsample(InitUpsamplers):
+    """Mixin in front of a host's component whose ``forward`` upsamples with ``F.interpolate``.
+
+    Without a ``type`` in ``upsample_cfg`` the component is the host's own. With one, ``upsample_modules``
+    holds an upsampler from :func:`mmcarafe.layers.build_upsample` for each step of ``upsample_steps``, which
+    is all that a component has to state.
     """
 
     component = ""
     """What messages call it, if not by the name of its class: a part of a component names that."""
+
+    any_size = False
+    """Whether sizes that the scale does not reach are left to the host's interpolation, not refused."""
 
     def __init__(self, *args, **kwargs) -> None:
         args, kwargs = by_name(super().__init__, args, kwargs)
@@ -152,6 +167,7 @@ class SelectUpsample(InitUpsamplers):
             i: step.build(cfg, component, registry) for i, step in steps.items()
         }  # in the order of forward
         self.upsample_modules = ModuleList(built[i] for i in range(len(built)))
+        refuse_without_effect(self, cfg)
         self._guides = {}
         if any(map(is_guided, self.upsample_modules)):
             self._guides = {s.guide: KeepOutput() for s in self._steps if s and isinstance(s.guide, str)}
@@ -170,13 +186,16 @@ class SelectUpsample(InitUpsamplers):
         return self._steps
 
     def forward(self, *args, **kwargs):
-        """Run mmdet's forward with the selected upsamplers; a subclass's own may call it."""
+        """Run the host's forward with the selected upsamplers; a subclass's own may call it."""
+        with self.answering(args[0] if args else next(iter(kwargs.values()))):
+            return super().forward(*args, **kwargs)
+
+    def answering(self, levels: Sequence[Tensor]) -> AbstractContextManager:
+        """Return the context in which the selected upsamplers answer, if there are any."""
         if len(self.upsample_modules) == 0:
-            return super().forward(*args, **kwargs)
-        levels = args[0] if args else next(iter(kwargs.values()))
+            return nullcontext()
         steps = [step and self._call(step, levels) for step in self.steps_of(levels)]
-        with InterpolateWith(steps, self._guides.values()):
-            return super().forward(*args, **kwargs)
+        return InterpolateWith(steps, self._guides.values())
 
     def _call(self, step: Step, levels: Sequence[Tensor]) -> Answer:
         """Return what a step runs."""
@@ -184,7 +203,7 @@ class SelectUpsample(InitUpsamplers):
         if is_guided(upsample):
             kept = isinstance(step.guide, str)
             guide = self._guides[step.guide].get if kept else partial(levels.__getitem__, step.guide)
-        return Answer(upsample, step.scale, guide, step.rest)
+        return Answer(upsample, step.scale, guide, step.rest or self.any_size, crop=not step.rest)
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)

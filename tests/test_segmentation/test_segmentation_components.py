@@ -46,7 +46,7 @@ def test_all_are_here():
 
 def build(name: str, package=segmentation, **options):
     torch.manual_seed(0)
-    module = getattr(package, name)(**copy.deepcopy(COMPONENTS[name][1]), **options)
+    module = getattr(package, name)(**copy.deepcopy(COMPONENTS[name][1]) | options)
     module.init_weights()
     module.eval()  # of which its UNet returns None
     return module
@@ -164,7 +164,49 @@ def test_each_place_of_uperhead_alone():
     assert len(build("UPerHead", upsample_cfg=dict(type="CARAFE")).upsample_modules) == sum(counts.values())
 
 
+@pytest.mark.parametrize("name", ["UPerHead", "PSPHead"])
+def test_a_head_that_only_asks_for_the_features_gets_the_selected_ones(name):
+    """As KNet does."""
+    ours = build(name, upsample_cfg=dict(type="CARAFE"))
+    calls = []
+    for module in ours.upsample_modules:
+        module.register_forward_hook(lambda m, x, y: calls.append(m))
+    levels = inputs(name)
+    assert ours.cls_seg(ours._forward_feature(levels)).equal(ours(levels))
+    assert len(calls) == 2 * len(set(calls)) > 0
+
+
+@pytest.mark.parametrize("name", ["UPerHead", "SegformerHead", "FPN"])
+@pytest.mark.parametrize("sides", [(32, 16, 8, 8), (22, 11, 5, 2), (25, 13, 7, 4)], ids=str)
+@pytest.mark.parametrize("kind", ["CARAFE", "SAPA"])
+def test_levels_of_other_sizes_get_what_mmseg_gives(name, sides, kind):
+    """Dilated stages, sizes rounded down or up: the interpolation does what the scale does not."""
+    options = GUIDED[name] if kind == "SAPA" else {}
+    ours = build(name, upsample_cfg=dict(type=kind), **options)
+    levels = tuple(torch.randn(1, c, side, side) for (c, _), side in zip(LEVELS, sides, strict=True))
+    theirs = build(name, COMPONENTS[name][0])
+    out = flat(ours(levels))
+    assert [o.shape for o in out] == [o.shape for o in flat(theirs(levels))]
+    sum(o.square().sum() for o in out).backward()
+    assert all(p.grad is not None for m in ours.upsample_modules for p in m.parameters())
+
+
+def test_fpnhead_follows_the_layers_that_mmseg_makes():
+    head = build("FPNHead", upsample_cfg=dict(type="CARAFE"), feature_strides=[4, 4, 8, 12])
+    assert len(head.upsample_modules) == 2
+    levels = tuple(
+        torch.randn(1, c, side, side) for (c, _), side in zip(LEVELS, (24, 24, 12, 12), strict=True)
+    )
+    assert head(levels).shape == (1, 3, 24, 24)
+
+
 def test_mistakes_are_named():
+    with pytest.raises(UpsampleConfigError, match="has no effect, since this one does not upsample"):
+        build("FPNHead", upsample_cfg=dict(type="CARAFE"), feature_strides=[4, 4, 4, 4])
+    with pytest.raises(UpsampleConfigError, match="upsample_in has no effect without an upsample_cfg"):
+        build("UPerHead", upsample_in=["fpn"])
+    with pytest.raises(UpsampleConfigError, match="expected a list of ppm, fpn, fusion, got"):
+        build("UPerHead", upsample_cfg=dict(type="CARAFE"), upsample_in=[])
     with pytest.raises(UpsampleConfigError, match="expected a list of ppm, fpn, fusion, got 'fpn'"):
         build("UPerHead", upsample_in="fpn")
     with pytest.raises(UpsampleConfigError, match="the pooling pyramid of UPerHead"):
