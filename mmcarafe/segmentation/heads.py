@@ -105,6 +105,8 @@ class FPNHead(SelectUpsample, decode_heads.FPNHead):
             times = sum(isinstance(layer, Upsample) for layer in level)
             steps += [Step(count + i, self.channels, 2) for i in range(times)] + [None]
             count += times
+        if not count:
+            raise UpsampleConfigError("FPNHead: upsample_cfg has no effect, since all levels have one stride")
         return steps
 
 

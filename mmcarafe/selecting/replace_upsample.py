@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from torch import nn
 
-from .select_upsample import InitUpsamplers, Step, by_name, refuse_without_effect, registry_of, selection
+from mmcarafe.layers import UpsampleConfigError
+
+from .select_upsample import InitUpsamplers, Step, by_name, registry_of, selection
 
 
 class Place(NamedTuple):
@@ -40,7 +42,10 @@ class ReplaceUpsample(InitUpsamplers):
             )
             setattr(place.owner, place.name, upsample)
             self.upsample_modules.append(upsample)
-        refuse_without_effect(self, cfg)
+        if cfg and not self.upsample_modules:
+            raise UpsampleConfigError(
+                f"{type(self).__name__}: upsample_cfg {cfg} has no effect, since this one does not upsample"
+            )
 
     def places(self) -> Iterator[Place]:
         """Yield each module to replace, in the order of ``forward``."""

@@ -131,14 +131,6 @@ class InitUpsamplers:
                 upsample.init_weights()
 
 
-def refuse_without_effect(component: InitUpsamplers, cfg: dict) -> None:
-    """Raise if a config selects an upsampler for a component that has no step for one."""
-    if cfg and not component.upsample_modules:
-        raise UpsampleConfigError(
-            f"{type(component).__name__}: upsample_cfg {cfg} has no effect, since this one does not upsample"
-        )
-
-
 class SelectUpsample(InitUpsamplers):
     """Mixin in front of a host's component whose ``forward`` upsamples with ``F.interpolate``.
 
@@ -167,7 +159,6 @@ class SelectUpsample(InitUpsamplers):
             i: step.build(cfg, component, registry) for i, step in steps.items()
         }  # in the order of forward
         self.upsample_modules = ModuleList(built[i] for i in range(len(built)))
-        refuse_without_effect(self, cfg)
         self._guides = {}
         if any(map(is_guided, self.upsample_modules)):
             self._guides = {s.guide: KeepOutput() for s in self._steps if s and isinstance(s.guide, str)}

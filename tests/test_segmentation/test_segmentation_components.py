@@ -201,7 +201,7 @@ def test_fpnhead_follows_the_layers_that_mmseg_makes():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(UpsampleConfigError, match="has no effect, since this one does not upsample"):
+    with pytest.raises(UpsampleConfigError, match="has no effect, since all levels have one stride"):
         build("FPNHead", upsample_cfg=dict(type="CARAFE"), feature_strides=[4, 4, 4, 4])
     with pytest.raises(UpsampleConfigError, match="upsample_in has no effect without an upsample_cfg"):
         build("UPerHead", upsample_in=["fpn"])
