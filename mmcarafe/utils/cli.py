@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,40 +55,66 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", type=device, default=default)
 
 
+def in_gloo() -> bool:
+    """Tell whether this is a process of a distributed run on CPUs."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return distributed and torch.distributed.get_backend() == "gloo"
+
+
+def leave_gloo(status: int) -> None:
+    """End a process of such a run at once.
+
+    Everything is written. What torch's destructors do with gloo's threads can abort the process, or hang: a
+    group that is freed waits for a thread, which waits for the interpreter's lock to free a tensor.
+    """
+    if in_gloo():
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def sentence_of(error: Exception) -> str | None:
+    """Return what a command says of a likely mistake, or of a full disk; None: the trace is wanted."""
+    command = Path(sys.argv[0]).name
+    if isinstance(error, InputError):
+        sentence = str(error).strip()
+        if sentence.startswith("Caught "):  # in a data worker, whose trace comes with it
+            sentence = sentence.rsplit(f"{type(error).__name__}: ", 1)[-1]
+        # mmengine puts "class `FPN` in mmcarafe/models/necks.py: " before what a constructor raised
+        return f"{command}: {sentence.rsplit('.py: ', 1)[-1]}"
+    if isinstance(error, KeyError):
+        # mmengine's, which is followed by a link; of any other the trace is wanted
+        missing, registry, _ = str(error.args[0] if error.args else "").partition(" registry. Please check ")
+        if registry:
+            return (
+                f"{command}: {missing} registry: check its spelling, or name the module that registers it in "
+                "custom_imports; a config's custom_imports replaces that of its _base_, whose modules must be "
+                "repeated in it"
+            )
+    if isinstance(error, OSError):
+        full = error.errno in FULL_DISK_ERRORS and not isinstance(error, CheckpointWriteError)
+        if full or error.filename or isinstance(error, CheckpointWriteError):
+            file = f"{error.filename}: " if error.filename else ""
+            return f"{command}: {file}{error.strerror}{'; make room and start again' * full}"
+    return None
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Run a command; mistakes in its input, and a full disk, end in one sentence and exit status 1."""
     try:
         if status := main():
             sys.exit(status)
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if distributed and torch.distributed.get_backend() == "gloo":
-            # everything is written; what destructors do with gloo's threads can hang or abort the process
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(0)
-    except InputError as error:
-        sentence = str(error).strip()
-        if sentence.startswith("Caught "):  # in a data worker, whose trace comes with it
-            sentence = sentence.rsplit(f"{type(error).__name__}: ", 1)[-1]
-        # mmengine puts "class `FPN` in mmcarafe/models/necks.py: " before what a constructor raised
-        sys.exit(f"{Path(sys.argv[0]).name}: {sentence.rsplit('.py: ', 1)[-1]}")
-    except KeyError as error:
-        # mmengine's, which is followed by a link; of any other the trace is wanted
-        missing, registry, _ = str(error.args[0] if error.args else "").partition(" registry. Please check ")
-        if not registry:
+        leave_gloo(0)
+    except Exception as error:
+        sentence = sentence_of(error)
+        if in_gloo():
+            # the models that the error's frames hold are not freed before the process has ended
+            print(sentence or traceback.format_exc(), file=sys.stderr)
+            leave_gloo(1)
+        if sentence is None:
             raise
-        sys.exit(
-            f"{Path(sys.argv[0]).name}: {missing} registry: check its spelling, or name the module that "
-            "registers it in custom_imports; a config's custom_imports replaces that of its _base_, whose "
-            "modules must be repeated in it"
-        )
-    except OSError as error:
-        full = error.errno in FULL_DISK_ERRORS and not isinstance(error, CheckpointWriteError)
-        if not (full or error.filename or isinstance(error, CheckpointWriteError)):
-            raise
-        file = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"{Path(sys.argv[0]).name}: {file}{error.strerror}{'; make room and start again' * full}")
+        sys.exit(sentence)
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # gloo's threads must be joined: one that outlives the interpreter aborts the process
