@@ -89,8 +89,8 @@ def sentence_of(error: Exception) -> str | None:
         if registry:
             return (
                 f"{command}: {missing} registry: check its spelling, or name the module that registers it in "
-                "custom_imports; a config's custom_imports replaces that of its _base_, whose modules must be "
-                "repeated in it"
+                "custom_imports; a config's custom_imports replaces that of its _base_, whose modules must "
+                "be repeated in it"
             )
     if isinstance(error, OSError):
         full = error.errno in FULL_DISK_ERRORS and not isinstance(error, CheckpointWriteError)
