@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,13 +106,12 @@ def run(main: Callable[[], int | None]) -> None:
             sys.exit(status)
         leave_gloo(0)
     except Exception as error:
-        sentence = sentence_of(error)
+        if (sentence := sentence_of(error)) is None:
+            raise
         if in_gloo():
             # the models that the error's frames hold are not freed before the process has ended
-            print(sentence or traceback.format_exc(), file=sys.stderr)
+            print(sentence, file=sys.stderr)
             leave_gloo(1)
-        if sentence is None:
-            raise
         sys.exit(sentence)
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
