@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What CARAFE does, in one picture and a few seconds, with torch and matplotlib: ``python -m mmcarafe demo``.
+"""Draw what CARAFE does in one picture, in seconds, with torch and matplotlib: ``python -m mmcarafe demo``.
 
 A CARAFE layer learns, on small random drawings, to bring a map of half their size back to full size. The
 picture shows it at work on a drawing that it has not seen. It is told more than colours, as in a network:

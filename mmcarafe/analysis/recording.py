@@ -39,7 +39,7 @@ class Reassembly:
 
     @property
     def ratio(self) -> float:
-        """How many times larger the output is."""
+        """Return how many times larger the output is."""
         return 1 / self.scale if self.downsamples else self.scale
 
     def output(self) -> Tensor:

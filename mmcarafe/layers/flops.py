@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What resamplers cost: the paper's formula for CARAFE, and what the counters of torch and mmengine lack.
+"""Count what resamplers cost: the paper's formula for CARAFE, and what torch's and mmengine's counters lack.
 
 torch's ``FlopCounterMode`` knows the operator from :mod:`mmcarafe.ops`; here it learns of points between
 pixels, mmengine's analyzer of the operator. Both leave out the additions of biases, which the formula has.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the layers take from mmengine, and what takes its place where mmengine is not installed.
+"""Take from mmengine what the layers need of it, or stand-ins where it is not installed.
 
 With mmengine a layer is a ``BaseModule``, registered in ``MODELS`` and initialised by ``initialize``. Without
 it ``MODELS`` is None, and a layer is a torch module whose weights start from the same distributions.

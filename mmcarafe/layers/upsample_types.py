@@ -76,7 +76,7 @@ class UpsampleType(NamedTuple):
 
     @property
     def guided(self) -> bool:
-        """Whether it takes a guide, as :class:`~mmcarafe.layers.upsampler.Upsampler` explains."""
+        """Tell whether it takes a guide, as :class:`~mmcarafe.layers.upsampler.Upsampler` explains."""
         return self.module is not None and getattr(self.module(), "guided", False)
 
 

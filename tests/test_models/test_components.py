@@ -6,7 +6,6 @@ import re
 
 import pytest
 import torch
-import torch.nn.functional as F
 from components import (
     COMPONENTS,
     EVEN,
@@ -20,8 +19,8 @@ from components import (
     run,
     upsamplers,
 )
+from interpolations import Record
 from samples import assert_close
-from torch.overrides import TorchFunctionMode
 
 from mmcarafe import models
 from mmcarafe.layers import CARAFE, TYPES, UpsampleConfigError
@@ -102,20 +101,6 @@ def test_mmdets_interpolation_by_type_is_mmdets(name):
     for actual, expected in zip(run(name, ours), run(name, theirs), strict=True):
         for a, e in zip(actual, expected, strict=True):
             assert (a is None and e is None) or assert_close(a, e, rtol=1e-4, atol=1e-4) is None
-
-
-class Record(TorchFunctionMode):
-    """Notes channels and sizes of each interpolation and deconvolution."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if func in (F.interpolate, F.conv_transpose2d):
-            self.calls.append((args[0].shape[1], args[0].shape[2:], out.shape[2:]))
-        return out
 
 
 @every_component

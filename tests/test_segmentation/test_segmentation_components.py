@@ -5,9 +5,8 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
+from interpolations import Record
 from samples import assert_close
-from torch.overrides import TorchFunctionMode
 
 pytest.importorskip("mmseg", reason="mmsegmentation, an optional requirement, is not installed")
 
@@ -64,20 +63,6 @@ def flat(output) -> list[torch.Tensor]:
     return [output] if isinstance(output, torch.Tensor) else list(output)
 
 
-class Record(TorchFunctionMode):
-    """Notes channels and sizes of each interpolation."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if func is F.interpolate:
-            self.calls.append((args[0].shape[1], list(args[0].shape[2:]), list(out.shape[2:])))
-        return out
-
-
 @every_component
 def test_without_a_type_it_is_mmsegs_own(name):
     theirs, ours = build(name, COMPONENTS[name][0]), build(name)
@@ -105,7 +90,7 @@ def test_the_steps_are_mmsegs_interpolations(name):
             assert step.channels == channels
         else:
             assert step.channels == channels
-            assert [step.scale * n for n in source] == out
+            assert [step.scale * n for n in source] == list(out)
 
 
 @every_component
