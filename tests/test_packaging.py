@@ -46,6 +46,12 @@ def test_a_part_imports_without_the_stack_above_it(imports, blocked):
     assert result.returncode == 0, result.stderr
 
 
+def test_segmentation_without_mmsegmentation_says_what_to_install():
+    result = python("import sys; sys.modules['mmseg'] = None; import mmcarafe.segmentation")
+    last = result.stderr.strip().splitlines()[-1]
+    assert "needs mmsegmentation, ftfy and regex" in last and "pip install mmsegmentation ftfy regex" in last
+
+
 def test_what_optional_tests_need_is_installed():
     """Tests of Triton and ONNX are skipped without it, which must not happen where setup_env.sh was run."""
     if not (Path(sys.prefix) / ".mmcarafe-ready").is_file():

@@ -4,6 +4,15 @@
 In a config: ``custom_imports=dict(imports=["mmcarafe.segmentation"])``.
 """
 
+try:
+    import mmseg.models
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"mmcarafe.segmentation needs mmsegmentation, ftfy and regex, which are not all there ({error}): "
+        "pip install mmsegmentation ftfy regex",
+        name=error.name,
+    ) from error
+
 from .backbones import UNet
 from .heads import FPNHead, PSPHead, SegformerHead, UPerHead
 from .necks import FPN
