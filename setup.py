@@ -12,10 +12,13 @@ from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
 try:  # an isolated build has no torch: the package then installs without its CPU kernels
+    import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError:
     BuildExtension = CppExtension = None
 else:
+    # what is built with a torch from 2.10 on, by its stable ABI, runs with each of them and any Python
+    STABLE_ABI = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10)
 
     class OptionalBuild(BuildExtension):
         """torch's build step; without a working compiler the package installs without the extension."""
@@ -26,6 +29,14 @@ else:
                 super().build_extensions()
             except (RuntimeError, OSError, CalledProcessError, CompileError) as error:
                 warn(f"mmcarafe._C, the CPU kernels, is left out: {error}", stacklevel=1)
+
+        def copy_extensions_to_source(self):
+            """Copy to the checkout, and remove a build for another kind of torch: Python may prefer it."""
+            super().copy_extensions_to_source()
+            built = ROOT / "mmcarafe" / Path(self.get_ext_filename("mmcarafe._C")).name
+            if built.exists():
+                for other in set(built.parent.glob("_C.*")) - {built}:
+                    other.unlink()
 
 
 ROOT = Path(__file__).parent
@@ -60,6 +71,12 @@ def cpu_kernels() -> dict:
     """The optional extension: where it cannot be built, the operator runs in plain PyTorch."""
     if CppExtension is None:
         return {}
+    if STABLE_ABI:
+        abi = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]  # 2.10.0
+        link, python = [], {"options": {"bdist_wheel": {"py_limited_api": "cp310"}}}
+    else:
+        abi = link = ["-fopenmp"]  # of ATen's parallel_for, which is compiled into its caller
+        python = {}
     extension = CppExtension(
         "mmcarafe._C",
         sorted(str(path.relative_to(ROOT)) for path in (ROOT / "mmcarafe/ops/csrc").glob("*.cpp")),
@@ -67,14 +84,15 @@ def cpu_kernels() -> dict:
         extra_compile_args=[
             "-O3",
             "-g0",
-            "-fopenmp",
             "-fno-math-errno",
             "-fno-tree-loop-distribute-patterns",
+            *abi,
         ],
-        extra_link_args=["-fopenmp"],
+        extra_link_args=link,
+        py_limited_api=STABLE_ABI,
         optional=True,
     )
-    return {"ext_modules": [extension]}
+    return {"ext_modules": [extension], **python}
 
 
 setup(

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ import mmdet
 import pytest
 import torch
 from mmengine.fileio import load
+from torch.utils.cpp_extension import include_paths
 
 from mmcarafe.__main__ import main
 from mmcarafe.ops import implementations
@@ -220,3 +222,43 @@ def test_an_installed_wheel_trains_tests_counts_and_exports(installed, tmp_path)
     assert (tmp_path / "upsampler.onnx").is_file()
     code = "import mmcarafe; print(mmcarafe.__file__)"
     assert run_installed(installed, "-c", code, cwd=tmp_path).startswith(str(installed))
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Path:
+    """The shared object of the compiled kernels."""
+    spec = find_spec("mmcarafe._C")
+    if spec is None:
+        pytest.skip("the kernels are not built")
+    return Path(spec.origin)
+
+
+@pytest.mark.needs(torch="2.10")
+def test_one_build_of_the_kernels_goes_with_every_torch_and_python(kernels):
+    """Names of torch's C++ classes would tie it to one torch, and CPython's own to one Python."""
+    assert kernels.name == "_C.abi3.so"
+    names = subprocess.run(
+        ["nm", "-D", "--undefined-only", kernels], check=True, capture_output=True, text=True
+    )
+    wanted = [line.split()[-1] for line in names.stdout.splitlines()]
+    assert [name for name in wanted if re.match(r"_ZNK?(2at|3c10|5torch)", name)] == []
+    assert [name for name in wanted if name.startswith(("Py", "_Py"))] == ["PyModule_Create2"]
+    libraries = subprocess.run(["readelf", "-d", kernels], check=True, capture_output=True, text=True)
+    assert "torch_python" not in libraries.stdout and "gomp" not in libraries.stdout
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_a_torch_without_the_stable_abi():
+    flags = [f"-isystem{path}" for path in [*include_paths(), sysconfig.get_path("include")]]
+    source = ROOT / "mmcarafe/ops/csrc/carafe_cpu.cpp"
+    compiler = [
+        os.environ.get("CXX", "g++"),
+        "-std=c++17",
+        "-fsyntax-only",
+        "-fopenmp",
+        "-Werror",
+        *flags,
+        source,
+    ]
+    result = subprocess.run(compiler, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

@@ -75,5 +75,5 @@ def test_compiled_ops_refuse_what_would_leave_their_memory():
     ):
         with pytest.raises(ValueError, match=message):
             op(first, second, 3, 2, 2)
-    with pytest.raises(TypeError, match="tensors of one dtype expected"):
+    with pytest.raises(ValueError, match="tensors of one dtype expected"):
         ops.carafe(features, masks.float(), 3, 2, 2)

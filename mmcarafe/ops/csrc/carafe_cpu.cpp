@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // CPU kernels of the ops that mmcarafe/ops/carafe.py defines.
-#include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
 #include <Python.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <vector>
 #ifdef __linux__
@@ -15,11 +13,10 @@
 #endif
 
 #include "kernels.h"
+#include "torch_abi.h"
 
 namespace mmcarafe {
 namespace {
-
-using at::Tensor;
 
 struct Variant {
   const char* name;
@@ -49,65 +46,62 @@ const Variant*& chosen() {
   return variant;
 }
 
-Type type_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case at::kFloat:
-      return Type::f32;
-    case at::kDouble:
-      return Type::f64;
-    case at::kBFloat16:
-      return Type::bf16;
-    case at::kHalf:
-      return Type::f16;
-    default:
-      TORCH_CHECK_TYPE(false, "mmcarafe: expected float16, bfloat16, float32 or float64, got ",
-                       t.scalar_type());
-  }
+// Protects memory; messages for users are made in Python. torch makes a ValueError of it.
+void require(bool holds, const char* message) {
+  if (!holds) throw std::invalid_argument(std::string("mmcarafe: ") + message);
 }
 
-at::MemoryFormat format_of(const Tensor& t) {
-  const bool last = !t.is_contiguous() && t.is_contiguous(at::MemoryFormat::ChannelsLast);
-  return last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+Type type_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float:
+      return Type::f32;
+    case ScalarType::Double:
+      return Type::f64;
+    case ScalarType::BFloat16:
+      return Type::bf16;
+    case ScalarType::Half:
+      return Type::f16;
+    default:
+      throw std::invalid_argument("mmcarafe: expected float16, bfloat16, float32 or float64");
+  }
 }
 
 // Work is done in the layout of the first tensor, and the output has it.
 void run(Op op, const Sizes& z, const Tensor& first, const Tensor& second, Tensor& out) {
-  const auto format = format_of(first);
-  const Layout layout = format == at::MemoryFormat::ChannelsLast ? Layout::channels_last : Layout::contiguous;
+  const MemoryFormat format = format_of(first);
+  const Layout layout = format == MemoryFormat::ChannelsLast ? Layout::channels_last : Layout::contiguous;
   const Type type = type_of(first);
   const int64_t items = item_count(op, type, layout, z);
   if (out.numel() == 0 || items == 0) return;
-  const Tensor a = first.contiguous(format), b = second.contiguous(format);
+  const Tensor a = in_format(first, format), b = in_format(second, format);
   const Range range = chosen()->find(op, type, layout, z);
   const int64_t work = z.C * z.k * z.k * z.s * z.s * z.H * z.W * z.N / items;  // multiply-adds of an item
-  at::parallel_for(0, items, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, work)),
-                   [&](int64_t begin, int64_t end) {
-                     range(z, a.const_data_ptr(), b.const_data_ptr(), out.mutable_data_ptr(), begin, end);
-                   });
+  const void *from = a.const_data_ptr(), *with = b.const_data_ptr();
+  void* to = out.mutable_data_ptr();
+  parallel_for(0, items, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, work)),
+               [&](int64_t begin, int64_t end) { range(z, from, with, to, begin, end); });
 }
 
 // Of wrong arguments: a product that wrapped around could fit a small tensor, and its factors would leave it.
 int64_t product(int64_t a, int64_t b) {
   int64_t c;
-  TORCH_CHECK_VALUE(!__builtin_mul_overflow(a, b, &c), "mmcarafe: a size does not fit 64 bits");
+  require(!__builtin_mul_overflow(a, b, &c), "a size does not fit 64 bits");
   return c;
 }
 
-// What protects memory; messages for users are made in Python.
 void check(const Tensor& small, const Tensor& large, const Tensor& masks, int64_t k, int64_t G, int64_t s,
            bool downsample = false) {
-  TORCH_CHECK_VALUE(k > 0 && k % 2 == 1 && G > 0 && s > 0 && small.dim() == 4 && large.dim() == 4 &&
-                        masks.dim() == 4 && small.size(1) % G == 0,
-                    "mmcarafe: arguments do not fit each other");
-  TORCH_CHECK_TYPE(small.scalar_type() == masks.scalar_type() && large.scalar_type() == masks.scalar_type(),
-                   "mmcarafe: tensors of one dtype expected");
+  require(k > 0 && k % 2 == 1 && G > 0 && s > 0 && small.dim() == 4 && large.dim() == 4 && masks.dim() == 4 &&
+              small.size(1) % G == 0,
+          "arguments do not fit each other");
+  require(small.scalar_type() == masks.scalar_type() && large.scalar_type() == masks.scalar_type(),
+          "tensors of one dtype expected");
   const Tensor& target = downsample ? small : large;
-  TORCH_CHECK_VALUE(masks.size(0) == small.size(0) && masks.size(1) == product(G, product(k, k)) &&
-                        large.size(2) == product(s, small.size(2)) &&
-                        large.size(3) == product(s, small.size(3)) && large.size(0) == small.size(0) &&
-                        large.size(1) == small.size(1) && masks.size(2) == target.size(2) &&
-                        masks.size(3) == target.size(3),
-                    "mmcarafe: sizes do not fit each other");
+  require(masks.size(0) == small.size(0) && masks.size(1) == product(G, product(k, k)) &&
+              large.size(2) == product(s, small.size(2)) && large.size(3) == product(s, small.size(3)) &&
+              large.size(0) == small.size(0) && large.size(1) == small.size(1) &&
+              masks.size(2) == target.size(2) && masks.size(3) == target.size(3),
+          "sizes do not fit each other");
 }
 
 Sizes sizes_of(const Tensor& small, int64_t k, int64_t G, int64_t s) {
@@ -124,12 +118,13 @@ void take_huge_pages(Tensor& t) {
   constexpr std::uintptr_t page = 2 << 20;
   // its 512 small pages take 0.8 ms
   constexpr std::chrono::milliseconds slow(1);
+  const std::uintptr_t bytes = t.numel() * t.element_size();
   const clock::duration patience =
-      t.nbytes() <= (128 << 20) ? clock::duration::max() : std::chrono::milliseconds(5);
+      bytes <= (128 << 20) ? clock::duration::max() : std::chrono::milliseconds(5);
   const auto data = reinterpret_cast<std::uintptr_t>(t.mutable_data_ptr());
-  const std::uintptr_t begin = (data + page - 1) / page * page, end = (data + t.nbytes()) / page * page;
+  const std::uintptr_t begin = (data + page - 1) / page * page, end = (data + bytes) / page * page;
   if (begin >= end) return;
-  at::parallel_for(0, (end - begin) / page, 4, [&](int64_t first, int64_t last) {
+  parallel_for(0, (end - begin) / page, 4, [&](int64_t first, int64_t last) {
     clock::duration waited{};
     for (int64_t i = first; i < last && waited < patience; ++i) {
       char* at = reinterpret_cast<char*>(begin + i * page);
@@ -144,8 +139,8 @@ void take_huge_pages(Tensor& t) {
 #endif
 }
 
-Tensor empty_like(const Tensor& t, at::IntArrayRef sizes) {
-  Tensor out = at::empty(sizes, t.options().memory_format(format_of(t)));
+Tensor empty_like(const Tensor& t, const std::vector<int64_t>& sizes) {
+  Tensor out = empty(t, sizes, format_of(t));
   take_huge_pages(out);
   return out;
 }
@@ -159,7 +154,7 @@ Tensor carafe(const Tensor& features, const Tensor& masks, int64_t k, int64_t G,
 }
 
 Tensor carafe_grad_features(const Tensor& grad, const Tensor& masks, int64_t k, int64_t G, int64_t s) {
-  TORCH_CHECK_VALUE(s > 0, "mmcarafe: scale_factor below 1");
+  require(s > 0, "arguments do not fit each other");
   Tensor out = empty_like(grad, {grad.size(0), grad.size(1), grad.size(2) / s, grad.size(3) / s});
   check(out, grad, masks, k, G, s);
   run(Op::grad_features, sizes_of(out, k, G, s), grad, masks, out);
@@ -169,13 +164,13 @@ Tensor carafe_grad_features(const Tensor& grad, const Tensor& masks, int64_t k, 
 Tensor carafe_grad_masks(const Tensor& grad, const Tensor& features, int64_t k, int64_t G, int64_t s) {
   Tensor out = empty_like(grad, {grad.size(0), product(G, product(k, k)), grad.size(2), grad.size(3)});
   check(features, grad, out, k, G, s);
-  if (features.size(1) == 0) out.zero_();
+  if (features.size(1) == 0) fill_with_zeros(out);
   run(Op::grad_masks, sizes_of(features, k, G, s), grad, features, out);
   return out;
 }
 
 Tensor carafe_downsample(const Tensor& features, const Tensor& masks, int64_t k, int64_t G, int64_t s) {
-  TORCH_CHECK_VALUE(s > 0, "mmcarafe: stride below 1");
+  require(s > 0, "arguments do not fit each other");
   Tensor out =
       empty_like(features, {features.size(0), features.size(1), features.size(2) / s, features.size(3) / s});
   check(out, features, masks, k, G, s, true);
@@ -196,7 +191,7 @@ Tensor carafe_downsample_grad_masks(const Tensor& grad, const Tensor& features, 
                                     int64_t s) {
   Tensor out = empty_like(grad, {grad.size(0), product(G, product(k, k)), grad.size(2), grad.size(3)});
   check(grad, features, out, k, G, s, true);
-  if (features.size(1) == 0) out.zero_();
+  if (features.size(1) == 0) fill_with_zeros(out);
   run(Op::downsample_grad_masks, sizes_of(grad, k, G, s), grad, features, out);
   return out;
 }
@@ -215,23 +210,28 @@ std::string use_variant(const std::string& name) {
       chosen() = &v;
       return previous;
     }
-  TORCH_CHECK_VALUE(false, "this processor does not have the variant '", name, "'");
+  throw std::invalid_argument("mmcarafe: this processor does not have the variant '" + name + "'");
 }
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(mmcarafe, m) {
-  m.def("_available_variants() -> str[]", available_variants);
-  m.def("_use_variant(str name) -> str", use_variant);
+STABLE_TORCH_LIBRARY_FRAGMENT(mmcarafe, m) {
+  m.def("_available_variants() -> str[]");
+  m.def("_use_variant(str name) -> str");
 }
 
-TORCH_LIBRARY_IMPL(mmcarafe, CPU, m) {
-  m.impl("carafe", carafe);
-  m.impl("carafe_grad_features", carafe_grad_features);
-  m.impl("carafe_grad_masks", carafe_grad_masks);
-  m.impl("carafe_downsample", carafe_downsample);
-  m.impl("carafe_downsample_grad_features", carafe_downsample_grad_features);
-  m.impl("carafe_downsample_grad_masks", carafe_downsample_grad_masks);
+STABLE_TORCH_LIBRARY_IMPL(mmcarafe, CompositeExplicitAutograd, m) {
+  m.impl("_available_variants", TORCH_BOX(&available_variants));
+  m.impl("_use_variant", TORCH_BOX(&use_variant));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mmcarafe, CPU, m) {
+  m.impl("carafe", TORCH_BOX(&carafe));
+  m.impl("carafe_grad_features", TORCH_BOX(&carafe_grad_features));
+  m.impl("carafe_grad_masks", TORCH_BOX(&carafe_grad_masks));
+  m.impl("carafe_downsample", TORCH_BOX(&carafe_downsample));
+  m.impl("carafe_downsample_grad_features", TORCH_BOX(&carafe_downsample_grad_features));
+  m.impl("carafe_downsample_grad_masks", TORCH_BOX(&carafe_downsample_grad_masks));
 }
 
 }  // namespace mmcarafe

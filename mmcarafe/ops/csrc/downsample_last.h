@@ -5,6 +5,11 @@
 
 namespace mmcarafe::MMCARAFE_VARIANT {
 
+#ifndef STRIPE
+#define STRIPE (256 << 10)
+#endif
+constexpr int64_t kStripeBytes = STRIPE;
+
 // Lanes of one load: a vector, or of V = 0 a single channel.
 template <typename A, int V>
 using Lanes = std::conditional_t<V == 0, A, Vector<A>>;
@@ -23,6 +28,30 @@ MMCARAFE_INLINE void store_channels(S* p, T v) {
     *p = static_cast<S>(v);
   else
     store_as<S, Acc<S>>(p, v);
+}
+
+// Calls body(n, y, x, behind) for output rows begin .. end of all samples, in stripes of pixels x .. behind:
+// the source pixels that the next row reads too stay in the processor's own cache.
+template <typename Body>
+MMCARAFE_INLINE void for_stripes(const Sizes& z, int64_t pixel_bytes, int64_t begin, int64_t end, Body body) {
+  const int64_t pixels = kStripeBytes / (z.k * z.s * pixel_bytes) / kColumns * kColumns;
+  const int64_t width = pixels < kColumns ? kColumns : pixels;
+  for (int64_t first = begin, behind; first < end; first = behind) {
+    behind = (first / z.H + 1) * z.H < end ? (first / z.H + 1) * z.H : end;
+    for (int64_t x = 0; x < z.W; x += width)
+      for (int64_t item = first; item < behind; ++item)
+        body(item / z.H, item % z.H, x, x + width < z.W ? x + width : z.W);
+  }
+}
+
+// Asks for n channels of the source pixels that row y + 1 reads at pixels x .. x + count and row y does not.
+template <typename S>
+MMCARAFE_INLINE void prefetch_below(const S* features, int64_t n, const Sizes& z, int64_t y, int64_t x,
+                                    int64_t count) {
+  const int64_t top = z.s * y + z.k / 2 + 1, bottom = top + z.s < z.s * z.H ? top + z.s : z.s * z.H;
+  const int64_t right = z.s * (x + count < z.W ? x + count : z.W);
+  for (int64_t row = top; row < bottom; ++row)
+    for (int64_t i = z.s * x; i < right; ++i) prefetch(features + (row * z.s * z.W + i) * z.C, n);
 }
 
 // out[t]: channels from c on of output pixels (y, x + t).
@@ -64,17 +93,18 @@ template <typename S, int K, int X>
 void downsample_last(const Sizes& z, const void* first, const void* second, void* result, int64_t begin,
                      int64_t end) {
   const int64_t plane = z.H * z.W, Cg = z.C / z.G;
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t y = item % z.H, n = item / z.H;
+  for_stripes(z, z.C * sizeof(S), begin, end, [&](int64_t n, int64_t y, int64_t left, int64_t right) {
     const S* features = static_cast<const S*>(first) + n * z.s * z.s * plane * z.C;
     const S* masks = static_cast<const S*>(second) + n * plane * z.G * z.k * z.k;
     S* out = static_cast<S*>(result) + n * plane * z.C;
-    for (int64_t x = 0; x < z.W; x += X)
-      for (int64_t g = 0; g < z.G; ++g)
-        for_channels<Acc<S>>(g * Cg, (g + 1) * Cg, [&](int64_t c, auto vectors) {
+    for (int64_t g = 0; g < z.G; ++g)
+      for_channels<Acc<S>>(g * Cg, (g + 1) * Cg, [&](int64_t c, auto vectors) {
+        for (int64_t x = left; x < right; x += X) {
+          prefetch_below(features + c, vectors.value * kLanes<Acc<S>>, z, y, x, X);
           reassemble_last<S, K, X, vectors.value>(out, features, masks, z, y, x, g, c);
-        });
-  }
+        }
+      });
+  });
 }
 
 // out[t]: gradient of channels from c on of source pixels (y, x + t); x is a multiple of X.
@@ -119,18 +149,17 @@ template <typename S, int K, int X>
 void downsample_grad_features_last(const Sizes& z, const void* first, const void* second, void* result,
                                    int64_t begin, int64_t end) {
   const int64_t plane = z.H * z.W, Cg = z.C / z.G;
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t n = item / z.H;
+  for_stripes(z, z.C * sizeof(S), begin, end, [&](int64_t n, int64_t item, int64_t left, int64_t right) {
     const S* grad = static_cast<const S*>(first) + n * plane * z.C;
     const S* masks = static_cast<const S*>(second) + n * plane * z.G * z.k * z.k;
     S* out = static_cast<S*>(result) + n * z.s * z.s * plane * z.C;
-    for (int64_t y = item % z.H * z.s; y < (item % z.H + 1) * z.s; ++y)
-      for (int64_t x = 0; x < z.s * z.W; x += X)
-        for (int64_t g = 0; g < z.G; ++g)
-          for_channels<Acc<S>>(g * Cg, (g + 1) * Cg, [&](int64_t c, auto vectors) {
+    for (int64_t g = 0; g < z.G; ++g)
+      for_channels<Acc<S>>(g * Cg, (g + 1) * Cg, [&](int64_t c, auto vectors) {
+        for (int64_t y = item * z.s; y < (item + 1) * z.s; ++y)
+          for (int64_t x = z.s * left; x < z.s * right; x += X)
             spread_last<S, K, X, vectors.value>(out, grad, masks, z, y, x, g, c);
-          });
-  }
+      });
+  });
 }
 
 // Gradient of the masks: dot products over a group's channels with D neighbouring source pixels.
@@ -138,16 +167,17 @@ template <typename S, int D>
 void downsample_grad_masks_last(const Sizes& z, const void* first, const void* second, void* result,
                                 int64_t begin, int64_t end) {
   const int64_t r = z.k / 2, kk = z.k * z.k, Cg = z.C / z.G, sW = z.s * z.W, sH = z.s * z.H;
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t y = item % z.H, n = item / z.H;
-    for (int64_t x = 0; x < z.W; ++x)
+  for_stripes(z, z.C * sizeof(S), begin, end, [&](int64_t n, int64_t y, int64_t first_x, int64_t behind) {
+    const S* features = static_cast<const S*>(second) + n * sH * sW * z.C;
+    for (int64_t x = first_x; x < behind; ++x)
       for (int64_t g = 0; g < z.G; ++g) {
-        const int64_t pixel = item * z.W + x;
+        const int64_t pixel = (n * z.H + y) * z.W + x;
         S* target = static_cast<S*>(result) + (pixel * z.G + g) * kk;
         const S* grad = static_cast<const S*>(first) + pixel * z.C + g * Cg;
+        prefetch_below(features + g * Cg, Cg, z, y, x, 1);
         for (int64_t dy = 0; dy < z.k; ++dy) {
           const int64_t row = z.s * y + dy - r, left = z.s * x - r;
-          const S* source = static_cast<const S*>(second) + ((n * sH + row) * sW + left) * z.C + g * Cg;
+          const S* source = features + (row * sW + left) * z.C + g * Cg;
           const bool inside = row >= 0 && row < sH;
           const bool whole = inside && left >= 0 && left + z.k <= sW && z.k % D == 0;
           for (int64_t dx = 0; dx < z.k; dx += whole ? D : 1) {
@@ -161,7 +191,7 @@ void downsample_grad_masks_last(const Sizes& z, const void* first, const void* s
           }
         }
       }
-  }
+  });
 }
 
 }  // namespace mmcarafe::MMCARAFE_VARIANT

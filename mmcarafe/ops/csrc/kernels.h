@@ -2,8 +2,13 @@
 // What the instruction-set variants share with the code that chooses between them.
 #pragma once
 
+#if __has_include(<torch/headeronly/util/BFloat16.h>)
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+#else  // torch before 2.9
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
+#endif
 
 #include <cstdint>
 
