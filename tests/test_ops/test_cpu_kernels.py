@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from mmcarafe.ops.carafe_downsample import DOWNSAMPLE_KERNELS
 
 COMPILED = [name for name in implementations("cpu") if name != "reference"]
 OPS = torch.ops.mmcarafe
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(os.environ.get("MMCARAFE_CPU") == "reference", reason="the kernels are switched off")
@@ -137,3 +139,18 @@ def test_environment_variable_chooses_the_implementation():
     assert "['reference']" in result.stdout and result.stderr == ""
     check = "import torch, mmcarafe; print(torch.ops.mmcarafe._use_variant('baseline'))"
     assert python(check, MMCARAFE_CPU="baseline").stdout.strip() == "baseline"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COMPILED, reason="the kernels are switched off")
+def test_sanitizers_find_nothing_in_the_kernels():
+    """With loops in C++ in place of torch, which the address sanitizer cannot be loaded beside."""
+    flags = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    result = subprocess.run(
+        ["bash", ROOT / "tools/misc/check_kernels.sh", *flags],
+        env={**os.environ, "PYTHON": sys.executable, "VARIANT": COMPILED[0]},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "384 of 384 calls agree" in result.stdout
