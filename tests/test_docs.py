@@ -14,7 +14,7 @@ PAGES = sorted(guides.DOCS.rglob("*.md"))
 BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{number}")
     for page in PAGES
-    if page.name != "recipes.md"  # whose blocks need packages, data and a detector: test_recipes.py
+    if page.name != "recipes.md"  # whose blocks need packages, data and a detector: test_recipes_page.py
     for number, block in enumerate(guides.blocks(page.read_text()))
 ]
 

@@ -30,6 +30,7 @@ def test_it_runs(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason=INSTALL)
     nbformat = pytest.importorskip("nbformat", reason=INSTALL)
     pytest.importorskip("ipykernel", reason=INSTALL)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     notebook = nbformat.read(NOTEBOOK, 4)
     nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
