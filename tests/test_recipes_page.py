@@ -15,6 +15,7 @@ from mmdet.apis import inference_detector, init_detector
 from mmengine.registry import VISBACKENDS
 
 from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.datasets.configured import check_data
 from mmcarafe.datasets.shapes.drawing import CLASSES
 
 SECTIONS = guides.sections("recipes.md")
@@ -68,6 +69,18 @@ def mmdets(image: np.ndarray, score_thr: float):
     model = init_detector(str(Path("configs/carafe") / CONFIG.name), str(WEIGHTS), device="cpu")
     found = inference_detector(model, image).pred_instances
     return found[found.scores > score_thr]
+
+
+def test_own_data(recipe, quickstart):
+    recipe("Your own data set", "mmengine")
+    (commands,) = guides.blocks(SECTIONS["Your own data set"], "bash")
+    check, train = commands.replace("\\\n", "").strip().split("\n")
+    _, tool, *options = check.split()
+    said = call(Path(tool).name, *options, cwd=quickstart)
+    assert "train_dataloader.dataset, CocoDataset of" in said.stdout and "no data set of" not in said.stdout
+    cfg = read_config(train.split()[2])
+    check_data(cfg, "train", "val", "test")
+    assert [type(module).__name__ for module in build_detector(cfg).neck.upsample_modules] == ["CARAFE"] * 3
 
 
 def test_supervision(recipe):
