@@ -110,6 +110,7 @@ def test_sahi(recipe):
     assert boxes.max() == pytest.approx(last.max(), abs=1)
 
 
+@pytest.mark.needs(torch="2.13")  # reads safetensors
 def test_hugging_face_hub(recipe):
     names = recipe("The Hugging Face Hub", "huggingface_hub")
     from huggingface_hub import ModelCard

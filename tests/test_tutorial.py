@@ -25,6 +25,7 @@ def test_text_comes_before_code_and_outputs_are_small():
     assert NOTEBOOK.stat().st_size < 250_000
 
 
+@pytest.mark.needs(torch="2.10")  # exports
 @pytest.mark.slow
 def test_it_runs(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason=INSTALL)
