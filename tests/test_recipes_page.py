@@ -99,15 +99,20 @@ def test_supervision(recipe):
 
 
 def test_sahi(recipe):
-    result = recipe("Large pictures with sahi", "sahi")["result"]
-    large = cv2.imread("large.png")
+    names = recipe("Large pictures with sahi", "sahi")
+    found, large = names["result"].object_prediction_list, cv2.imread("large.png")
     assert large.shape == cv2.imread("sliced/large.png").shape == (320, 320, 3)
-    # its slices of 160 pixels begin at 0, 128 and 160: what is found in the last is moved by 160 pixels
-    boxes = np.array([found.bbox.to_xyxy() for found in result.object_prediction_list])
-    assert {found.category.name for found in result.object_prediction_list} == {"disk"}
-    assert all(found.mask.bool_mask.any() for found in result.object_prediction_list)
-    last = mmdets(large[160:, 160:], 0.5).bboxes.numpy() + 160
-    assert boxes.max() == pytest.approx(last.max(), abs=1)
+    assert {part.category.name for part in found} == {"disk"}
+    assert all(part.mask.bool_mask.any() for part in found)
+    # the last slice begins at (160, 160)
+    last = mmdets(large[160:, 160:], 0.5).bboxes.numpy()
+    assert max(max(part.bbox.to_xyxy()) for part in found) == pytest.approx(last.max() + 160, abs=2)
+    from sahi.predict import get_prediction
+
+    alone = get_prediction(large[160:, 160:, ::-1], names["model"]).object_prediction_list  # RGB
+    np.testing.assert_allclose(
+        [part.bbox.to_xyxy() for part in alone], last, atol=2
+    )  # its boxes are the masks'
 
 
 @pytest.mark.needs(torch="2.13")  # reads safetensors
