@@ -18,6 +18,7 @@ from mmcarafe.apis.config import build_detector, read_config
 from mmcarafe.datasets.configured import check_data
 from mmcarafe.datasets.shapes.drawing import CLASSES
 
+INSTALL = "pip install --no-deps -r requirements/recipes.txt"
 SECTIONS = guides.sections("recipes.md")
 WEIGHTS = Path("work_dirs/quickstart/mask-rcnn_r18_fpn-carafe_shapes/epoch_7.pth")
 SMALL = f"""
@@ -52,7 +53,7 @@ def recipe(quickstart, monkeypatch, capsys):
     monkeypatch.chdir(quickstart)
 
     def run(heading: str, package: str) -> dict:
-        pytest.importorskip(package, reason="pip install --no-deps -r requirements/recipes.txt")
+        pytest.importorskip(package, reason=f"{package} is missing: {INSTALL}")
         names = {"__name__": "__main__"}
         for block in guides.blocks(SECTIONS[heading]):
             if block.startswith("# "):  # a config, with its name

@@ -28,9 +28,10 @@ def test_text_comes_before_code_and_outputs_are_small():
 @pytest.mark.needs(torch="2.10")  # exports
 @pytest.mark.slow
 def test_it_runs(tmp_path, monkeypatch):
-    nbclient = pytest.importorskip("nbclient", reason=INSTALL)
-    nbformat = pytest.importorskip("nbformat", reason=INSTALL)
-    pytest.importorskip("ipykernel", reason=INSTALL)
+    nbclient, nbformat, _ = (
+        pytest.importorskip(name, reason=f"{name} is missing: {INSTALL}")
+        for name in ("nbclient", "nbformat", "ipykernel")
+    )
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     notebook = nbformat.read(NOTEBOOK, 4)
