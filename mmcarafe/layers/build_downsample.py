@@ -9,7 +9,7 @@ from torch import nn
 
 from mmcarafe.errors import DownsampleConfigError
 
-from .build_upsample import construct
+from .build_upsample import as_dict, construct
 from .carafe_downsample import CARAFEDownsample
 from .optional_mmengine import MODELS
 
@@ -55,7 +55,7 @@ def build_downsample(
         >>> downsample(torch.rand(1, 16, 25, 24)).shape
         torch.Size([1, 16, 13, 12])
     """
-    cfg = dict(cfg)
+    cfg = as_dict(cfg, "downsample_cfg", DownsampleConfigError)
     kind = cfg.pop("type", None)
     what = f"downsample_cfg type {kind!r}"
     module = DOWNSAMPLE_TYPES.get(kind) if isinstance(kind, str) else kind

@@ -2,7 +2,7 @@
 """From ``upsample_cfg`` to a module."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,13 @@ from .upsample_types import INTERPOLATION, TYPES
 
 if TYPE_CHECKING:
     from mmengine.registry import Registry
+
+
+def as_dict(cfg: Any, argument: str = "upsample_cfg", error: type[InputError] = UpsampleConfigError) -> dict:
+    """Return a copy of what selects an upsampler; raise ``error`` where it is no dict, but a type's name."""
+    if not isinstance(cfg, Mapping):
+        raise error(f"{argument}: expected a dict with a type, for instance dict(type='CARAFE'), got {cfg!r}")
+    return dict(cfg)
 
 
 def build_upsample(
@@ -56,7 +63,7 @@ def build_upsample(
         >>> upsample(torch.rand(1, 16, 24, 24)).shape
         torch.Size([1, 16, 48, 48])
     """
-    cfg = dict(cfg)
+    cfg = as_dict(cfg)
     kind = cfg.pop("type", None)
     kind, module = _own_layer(kind, "mmengine") if registry is None else _lookup(kind, registry)
     if cfg.pop("scale_factor", scale_factor) != scale_factor:

@@ -10,6 +10,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from mmcarafe.layers import UpsampleConfigError
+from mmcarafe.layers.build_upsample import as_dict
 from mmcarafe.selecting.replace_upsample import Place, ReplaceUpsample
 from mmcarafe.selecting.select_upsample import InitUpsamplers, SelectUpsample, Step
 
@@ -69,7 +70,7 @@ class SelectMaskFeatures:
         if args:  # CondInst's first argument
             args, kwargs = args[1:], {**kwargs, "mask_feature_head": args[0]}
         theirs = ConfigDict(kwargs.pop("mask_feature_head"))
-        upsample_cfg = dict(theirs.pop("upsample_cfg", None) or {})
+        upsample_cfg = as_dict(theirs.pop("upsample_cfg", None) or {})
         super().__init__(*args, mask_feature_head=theirs, **kwargs)
         if upsample_cfg.get("type") is not None:
             self.mask_feature_head = self.mask_features(**theirs, upsample_cfg=upsample_cfg)

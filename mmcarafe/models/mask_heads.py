@@ -7,6 +7,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor
 
 from mmcarafe.layers import UpsampleConfigError
+from mmcarafe.layers.build_upsample import as_dict
 from mmcarafe.selecting.select_upsample import Step, by_name, is_pretrained
 
 
@@ -19,7 +20,7 @@ class SelectMaskUpsample:
 
     def __init__(self, *args, **kwargs) -> None:
         args, kwargs = by_name(super().__init__, args, kwargs)
-        cfg = dict(kwargs.pop("upsample_cfg", None) or dict(type="deconv", scale_factor=2))
+        cfg = as_dict(kwargs.pop("upsample_cfg", None) or dict(type="deconv", scale_factor=2))
         if "type" not in cfg:
             raise UpsampleConfigError(f"a mask head's upsample_cfg needs a type (or type=None), got {cfg}")
         kind = cfg.pop("type")

@@ -40,7 +40,7 @@ class SelectDownsample:
         self.replace_pooling(downsample_cfg)
         if not self.downsample_modules:
             raise DownsampleConfigError(
-                f"{type(self).__name__}: downsample_cfg {dict(downsample_cfg)} has no effect, as these "
+                f"{type(self).__name__}: downsample_cfg {downsample_cfg} has no effect, as these "
                 "arguments make nothing that halves a map"
             )
 

@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, WEIGHT_INITIALIZERS, Registry
 from torch import Tensor, nn
 
 from mmcarafe.layers import UpsampleConfigError, build_upsample
+from mmcarafe.layers.build_upsample import as_dict
 
 from .interpolate import Answer, InterpolateWith, KeepOutput
 
@@ -60,9 +61,10 @@ def selection(cfg: dict | None, component: type) -> tuple[dict, dict]:
     """Split an ``upsample_cfg``: what selects an upsampler, or what the host's own interpolation takes.
 
     Raises:
-        UpsampleConfigError: it says how to interpolate, but the host's component does so in a fixed way.
+        UpsampleConfigError: it is no dict, or it says how to interpolate and the host's component does so in
+            a fixed way.
     """
-    cfg = dict(cfg or {})
+    cfg = as_dict(cfg or {})
     if cfg.get("type") is not None:
         return cfg, {}
     interpolation = {name: value for name, value in cfg.items() if name != "type"}

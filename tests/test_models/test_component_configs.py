@@ -23,6 +23,10 @@ def test_options_reach_the_upsamplers(name):
 @pytest.mark.parametrize(
     ("cfg", "message"),
     [
+        (
+            "CARAFE",
+            r"^upsample_cfg: expected a dict with a type, for instance dict\(type='CARAFE'\), got 'CARAFE'$",
+        ),
         (dict(type="carefe"), "did you mean 'carafe'"),
         (dict(type="CARAFE", up_krenel=3), "unexpected keyword argument 'up_krenel'"),
         (dict(type="CARAFE", scale_factor=3), "leave scale_factor out"),

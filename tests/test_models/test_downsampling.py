@@ -87,6 +87,14 @@ def test_a_downsampler_without_a_strided_convolution_is_refused():
             build_one(dict(type="CARAFE"))
 
 
+def test_a_name_in_place_of_a_dict_is_refused():
+    message = (
+        r"^downsample_cfg: expected a dict with a type, for instance dict\(type='CARAFE'\), got 'CARAFE'$"
+    )
+    with pytest.raises(DownsampleConfigError, match=message):
+        models.PAFPN([4, 8], 4, num_outs=2, downsample_cfg="CARAFE")
+
+
 @pytest.mark.parametrize("name", ["ChannelMapper", "BFP", "RPNHead", "ResNeXt"])
 def test_a_component_without_one_says_which_have(name):
     with pytest.raises(
