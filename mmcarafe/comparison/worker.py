@@ -16,13 +16,14 @@ from mmengine.runner import Runner, set_random_seed
 
 import mmcarafe.comparison.boundary_metric
 from mmcarafe.analysis.flops import count, parameters_of, total
-from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.libraries import build_model
 from mmcarafe.apis.training import prepare_training
 from mmcarafe.checkpoint.resuming import checkpoint_folder, written_checkpoints
 from mmcarafe.comparison.processes import end_with_the_command
 from mmcarafe.comparison.runs import write_whole
 from mmcarafe.comparison.same_start_hook import CURVE
-from mmcarafe.deploy.detectors import MULTIPLE
+from mmcarafe.deploy.network import MULTIPLE
 from mmcarafe.errors import InputError
 from mmcarafe.utils.cli import run
 
@@ -52,7 +53,7 @@ def measure(runner: Runner) -> dict:
     image = next(iter(runner.val_dataloader))["inputs"][0]
     shape = [-(-side // MULTIPLE) * MULTIPLE for side in image.shape[-2:]]
     try:
-        flops = total(count(build_detector(runner.cfg), shape)).flops
+        flops = total(count(build_model(runner.cfg), shape)).flops
     except InputError as error:
         runner.logger.warning(f"operations are not counted: {error}")
         flops = None

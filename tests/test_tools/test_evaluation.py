@@ -24,8 +24,8 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmcarafe.apis import test_time_augmentation
-from mmcarafe.engine.hooks.distinct_visualization_hook import picture_names
 from mmcarafe.errors import InputError
+from mmcarafe.utils.files import picture_names
 
 TEST = runpy.run_path(str(TOOLS["test.py"])) | vars(test_time_augmentation)
 BOX = (8, 20, 32, 48)  # x1, y1, x2, y2, left of the middle

@@ -15,7 +15,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout  # which torch needs
 from mmengine.config import Config
 
-from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.libraries import build_model
 from mmcarafe.comparison.arms import BOTH, PLACES, UNCHANGED, arm_config, arms_of
 from mmcarafe.comparison.processes import run_all
 from mmcarafe.comparison.report import write_report
@@ -98,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     runs = plan(cfg, arms, args.seeds, args.out.resolve())
     check_data(cfg, "train", "val")
     for arm in arms:  # what is wrong with one is said now, not after the runs before it
-        build_detector(arm_config(cfg, arm))
+        build_model(arm_config(cfg, arm))
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(args.out / ".lock", timeout=0):
