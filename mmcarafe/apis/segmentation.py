@@ -86,7 +86,7 @@ def use_tta(cfg: Config) -> None:
         InputError: it has none.
     """
     for name in ("tta_pipeline", "tta_model"):
-        if name not in cfg:
+        if not cfg.get(name):
             raise InputError(
                 f"--tta: the config has no {name}; mmsegmentation's are in mmseg::_base_/datasets/ and "
                 "mmseg::_base_/default_runtime.py"

@@ -7,17 +7,17 @@
 import json
 import platform
 import sys
+from importlib import import_module
 from pathlib import Path
 
-import mmdet
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner, set_random_seed
 
-import mmcarafe.comparison.boundary_metric
+import mmcarafe
 from mmcarafe.analysis.flops import count, parameters_of, total
 from mmcarafe.apis.config import read_config
-from mmcarafe.apis.libraries import build_model
+from mmcarafe.apis.libraries import build_model, library_of
 from mmcarafe.apis.training import prepare_training
 from mmcarafe.checkpoint.resuming import checkpoint_folder, written_checkpoints
 from mmcarafe.comparison.processes import end_with_the_command
@@ -30,6 +30,7 @@ from mmcarafe.utils.cli import run
 
 def train(cfg: Config) -> Runner:
     """Train from the newest checkpoint of the work directory, or from the beginning; return the runner."""
+    library_of(cfg)  # registers everything
     if written_checkpoints(Path(cfg.work_dir), checkpoint_folder(cfg)):
         cfg.resume, cfg.load_from = True, None
     runner = prepare_training(cfg)
@@ -57,6 +58,7 @@ def measure(runner: Runner) -> dict:
     except InputError as error:
         runner.logger.warning(f"operations are not counted: {error}")
         flops = None
+    library = import_module(runner.default_scope.scope_name)
     return dict(
         metrics=curve[-1]["metrics"],
         curve=curve,
@@ -66,7 +68,7 @@ def measure(runner: Runner) -> dict:
         flops=flops,
         shape=shape,
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
-        versions={module.__name__: module.__version__ for module in (mmcarafe, mmdet, torch)},
+        versions={module.__name__: module.__version__ for module in (mmcarafe, library, torch)},
     )
 
 

@@ -18,6 +18,7 @@ from mmcarafe.datasets import images
 from mmcarafe.engine import segmentation
 
 from .backbones import UNet
+from .datasets import LoadCocoMap
 from .heads import FPNHead, PSPHead, SegformerHead, UPerHead
 from .necks import FPN
 
