@@ -152,3 +152,6 @@ def test_what_is_of_detectors_or_of_another_model(toy, config, checkpoint, train
     match = "--tta: the config has no tta_pipeline"
     without = ["--cfg-options", "tta_pipeline=None"]
     refused("test.py", config, checkpoint, "--work-dir", "no", "--tta", *without, cwd=toy, match=match)
+    annotations = "data/shapes/annotations/instances_val2017.json"
+    match = "whose maps train.py checks while they are read; the checks here are of COCO's files"
+    refused("check_dataset.py", annotations, "--no-images", "--config", config, cwd=toy, match=match)
