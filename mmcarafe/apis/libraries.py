@@ -12,6 +12,9 @@ from mmcarafe.errors import InputError
 LIBRARIES = {"mmdet": "detection", "mmseg": "segmentation"}
 """The modules of this package, by the scopes of what they import."""
 
+INSTALLED_BY = {"mmdet": "mmdet", "mmseg": "mmsegmentation ftfy regex"}
+"""What pip installs for a scope."""
+
 
 def library_of(cfg: Config) -> ModuleType:
     """Return the module for the library that the config's ``default_scope`` names; without one, for mmdet.
@@ -31,7 +34,8 @@ def library_of(cfg: Config) -> ModuleType:
         if str(error.name).startswith("mmcarafe"):
             raise
         raise InputError(
-            f"the config is of {scope} (its default_scope), which cannot be imported: {error}"
+            f"the config is of {scope} (its default_scope), which is not all there ({error}): pip install "
+            f"{INSTALLED_BY[scope]}"
         ) from error
 
 
