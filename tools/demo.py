@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detect objects in an image, a folder, a glob or a video: pictures with what was found, and COCO results.
+"""Find objects or segment an image, a folder, a glob or a video.
+
+Of detectors it writes pictures with what was found, and COCO results; of segmentors pictures, and maps of the
+class of each pixel.
 
 Examples::
 
@@ -14,9 +17,9 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from mmcarafe.apis.coco_results import CocoIds, Drawing
-from mmcarafe.apis.images import batches, detect, find_images, read_images, test_scale
-from mmcarafe.apis.inferencer import Inferencer
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.images import batches, find_images, infer, read_images, test_scale
+from mmcarafe.apis.libraries import library_of
 from mmcarafe.apis.video import SUFFIXES, Video
 from mmcarafe.errors import InputError
 from mmcarafe.utils.cli import add_device_option, run
@@ -25,15 +28,17 @@ from mmcarafe.utils.files import check_folder, check_kept
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Draw and write what a detector finds")
+    parser = argparse.ArgumentParser(description="Draw and write what a model finds")
     parser.add_argument("input", help="image, folder of images, glob in quotes, or video")
     parser.add_argument("config")
     parser.add_argument("checkpoint")
-    parser.add_argument("--out-dir", default="demo", help="folder for pictures or a video, and results.json")
+    parser.add_argument("--out-dir", default="demo", help="folder for pictures or a video, and results")
     add_device_option(parser)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
-    parser.add_argument("--score-thr", type=float, default=0.3, help="least score that is drawn and written")
+    parser.add_argument(
+        "--score-thr", type=float, help="of detectors, least score that is drawn and written; default: 0.3"
+    )
     parser.add_argument("--ann-file", help="COCO annotations whose numbers of images and categories to write")
     args = parser.parse_args(argv)
     if args.batch_size < 1 or args.threads < 1:
@@ -51,7 +56,7 @@ def open_video(args: argparse.Namespace) -> Video | None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Detect, draw, and write the results."""
+    """Find, draw, and write the results."""
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
     folder = Path(args.out_dir)
@@ -60,21 +65,20 @@ def main(argv: list[str] | None = None) -> None:
     paths = [Path(args.input)] if video else find_images(args.input, skipped)
     check_folder("--out-dir", folder)
     check_kept("--out-dir", folder, [*paths, *([Path(args.ann_file)] if args.ann_file else [])])
-    inferencer = Inferencer(args.config, args.checkpoint, args.device)
-    ids = CocoIds(args.ann_file, inferencer.model.dataset_meta["classes"])
-    for path in paths:  # before the work, not in the middle of it
-        ids.image(0, path.name)
+    library = library_of(read_config(args.config))
+    inferencer = library.Inferencer(args.config, args.checkpoint, args.device)
+    names = [path.name for path in paths]
+    output = library.Output(inferencer, args, names, folder, video.fps if video else 0)
     folder.mkdir(parents=True, exist_ok=True)
     if video:
         source = ((name, inferencer.take(frame)) for name, frame in video.frames())
-        total, fps = video.expected, video.fps
+        total = video.expected
     else:
         source = read_images(paths, skipped, test_scale(inferencer), inferencer.load)
-        total, fps = len(paths), 0
-    drawing = Drawing(inferencer, folder, args.score_thr, fps)
-    steps = track(batches(source, args.batch_size), "detecting", total=-(-total // args.batch_size))
-    detect(inferencer, steps, ids, drawing, args.score_thr)
-    drawing.check()
+        total = len(paths)
+    steps = track(batches(source, args.batch_size), "predicting", total=-(-total // args.batch_size))
+    infer(inferencer, steps, output)
+    output.drawing.check()
     if video:
         video.check()
     if skipped:

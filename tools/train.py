@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a detector; the command line is that of mmdet's tools/train.py."""
+"""Train a detector or segmentor; the command line is that of mmdet's tools/train.py."""
 
 import argparse
 
 from mmcarafe.apis.config import load_config
+from mmcarafe.apis.libraries import library_of
 from mmcarafe.apis.training import prepare_training
 from mmcarafe.datasets.configured import check_data
 from mmcarafe.errors import InputError
@@ -12,7 +13,7 @@ from mmcarafe.utils.cli import add_options, run
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Train a detector")
+    parser = argparse.ArgumentParser(description="Train a detector or segmentor")
     parser.add_argument("config", help="config file")
     add_options(parser)
     parser.add_argument("--amp", action="store_true", help="train in mixed precision (on CPUs with bfloat16)")
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     """Build the runner from the config and train."""
     args = parse_args(argv)
     cfg = load_config(args)
+    library_of(cfg)  # registers everything
     if args.amp:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.loss_scale = "dynamic"

@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters and floating-point operations of a detector, by component; docs/flops.md says what counts."""
+"""Parameters and floating-point operations of a model, by component; docs/flops.md says what counts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from mmdet.models import SparseRoIHead
-from mmdet.models.detectors.single_stage_instance_seg import SingleStageInstanceSegmentor
-from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmcarafe.deploy.detectors import image_channels, predicting
+from mmcarafe.deploy.network import image_channels, predicting
 from mmcarafe.errors import InputError
 from mmcarafe.layers.flops import bilinear_flops, carafe_bias_flops, carafe_flops
 from mmcarafe.layers.upsampler import Reassembler
+from mmcarafe.utils.classes import is_a
 
 CARAFES = "of these, CARAFE"
 OUTSIDE = "outside of these"
@@ -38,7 +36,7 @@ class Cost:
 
 
 def components(model: nn.Module) -> dict[str, nn.Module]:
-    """Return a detector's parts by name; those of a RoI head one by one."""
+    """Return a model's parts by name; those of a RoI head one by one."""
     parts = {}
     for name, module in model.named_children():
         if name == "roi_head":
@@ -116,22 +114,23 @@ def propose(model: nn.Module, shape: list[int]) -> None:
 
 
 def mode_of(model: nn.Module) -> str:
-    """Return the mode of the forward pass: mmdet's raw one, unless that would compute losses."""
-    if isinstance(model, SingleStageInstanceSegmentor) and model.with_bbox:
+    """Return the mode of the forward pass: the raw one, unless that would compute losses."""
+    if is_a(model, "mmdet", "SingleStageInstanceSegmentor") and model.with_bbox:
         model.bbox_head.test_cfg.score_thr = 1.1  # masks of single objects are in no raw pass
         return "predict"
-    return "predict" if isinstance(getattr(model, "roi_head", None), SparseRoIHead) else "tensor"
+    return "predict" if is_a(getattr(model, "roi_head", None), "mmdet", "SparseRoIHead") else "tensor"
 
 
 def count(model: nn.Module, shape: list[int]) -> dict[str, Cost]:
-    """Count each component's cost for one image; InputError where the CPU cannot run the detector on it."""
+    """Count each component's cost for one image; InputError where the CPU cannot run the model on it."""
     model = predicting(model).requires_grad_(False)
     for parameter in model.parameters():  # random ones may give boxes that are not finite
         parameter.zero_()
     parts, rois, mode = components(model), rois_of(model), mode_of(model)
     if rois:
         propose(model, shape)
-    sample = DetDataSample(metainfo=dict(img_shape=tuple(shape), ori_shape=tuple(shape), scale_factor=(1, 1)))
+    size = tuple(shape)
+    sample = BaseDataElement(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1, 1)))
     image = torch.zeros(image_channels(model), *shape)
     batch = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]))
     meter = Meter(parts)

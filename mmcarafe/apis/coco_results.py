@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write what the demo finds: COCO results with their numbers, and pictures or a video."""
+"""Write the objects that the demo finds as COCO results, with their numbers."""
 
+import argparse
+import json
 from collections import defaultdict
 from pathlib import Path
 
-import cv2
 import numpy as np
-from mmdet.apis import DetInferencer
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import encode_mask_results, mask2bbox
 
+from mmcarafe.apis.drawing import Drawing
+from mmcarafe.apis.inferencer import Inferencer
 from mmcarafe.datasets.annotation_file import read_annotations
 from mmcarafe.errors import InputError
-from mmcarafe.utils.files import write_picture
+from mmcarafe.utils.files import write_file
 
 
 class CocoIds:
@@ -85,50 +87,33 @@ def coco_results(
     return results
 
 
-class Drawing:
-    """Writes pictures, or one video where a frame rate is given."""
+class Detections:
+    """What the demo writes: a drawing of each image, or a video, and ``results.json``.
 
-    def __init__(self, inferencer: DetInferencer, folder: Path, score_thr: float, fps: float = 0):
-        self.visualizer, self.folder, self.score_thr, self.fps = inferencer.visualizer, folder, score_thr, fps
-        self.path, self.video, self.frames = folder / "video.mp4", None, 0
-        self.taken: set[str] = set()
+    Raises:
+        InputError: ``args.ann_file`` is not COCO's, or lacks a class of the model or one of the images.
+    """
 
-    def _file(self, name: str) -> Path:
-        """Return a picture's own name: images of several folders or types may be called the same."""
-        stem = Path(name).stem
-        while stem in self.taken:
-            stem += "_"
-        self.taken.add(stem)
-        return self.folder / f"{stem}.png"
+    def __init__(
+        self, inferencer: Inferencer, args: argparse.Namespace, names: list[str], folder: Path, fps: float = 0
+    ):
+        self.score_thr = 0.3 if args.score_thr is None else args.score_thr
+        self.ids = CocoIds(args.ann_file, inferencer.model.dataset_meta["classes"])
+        for name in names:  # before the work, not in the middle of it
+            self.ids.image(0, name)
+        self.drawing = Drawing(inferencer.visualizer, folder, fps, pred_score_thr=self.score_thr)
+        self.results, self.number = [], 0
 
-    def write(self, name: str, image: np.ndarray, sample: DetDataSample) -> None:
-        """Add one image with what was found in it; OSError or InputError where it cannot be written."""
-        self.visualizer.add_datasample(
-            name, image[..., ::-1], sample, draw_gt=False, pred_score_thr=self.score_thr
-        )
-        drawn = np.ascontiguousarray(self.visualizer.get_image()[..., ::-1])
-        if not self.fps:
-            write_picture(self._file(name), drawn)
-            return
-        if self.video is None:
-            size, code = drawn.shape[1::-1], cv2.VideoWriter_fourcc(*"mp4v")
-            self.video = cv2.VideoWriter(str(self.path), code, self.fps, size)
-            if not self.video.isOpened():
-                raise InputError(f"{self.path} cannot be written; is it a folder, or is the disk full?")
-        self.video.write(drawn)
-        self.frames += 1
+    def add(self, name: str, image: np.ndarray, sample: DetDataSample) -> None:
+        """Add what was found in one image, BGR."""
+        image_id = self.ids.image(self.number, name)
+        self.results += coco_results(image_id, name, sample, self.ids, self.score_thr)
+        self.drawing.write(name, image, sample)
+        self.number += 1
 
     def close(self) -> None:
-        """Finish the video."""
-        if self.video is not None:
-            self.video.release()
-
-    def check(self) -> None:
-        """Raise InputError unless the video that was written holds all frames."""
-        # OpenCV does not report a full disk
-        written = cv2.VideoCapture(str(self.path)) if self.frames else None
-        if written and (count := int(written.get(cv2.CAP_PROP_FRAME_COUNT))) < self.frames:
-            raise InputError(
-                f"{self.path} was not written whole ({max(count, 0)} of {self.frames} frames): the disk is "
-                "full or files may not be as large; make room and start again"
-            )
+        """Write the results."""
+        self.drawing.close()
+        path = self.drawing.folder / "results.json"
+        write_file(path, (json.dumps(self.results) + "\n").encode())
+        print(f"{len(self.results)} objects in {self.number} images; written: {path} and the drawings")

@@ -1,54 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configs as the commands take them, and the detectors that they describe."""
+"""Configs as the commands take them."""
 
 import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from traceback import walk_tb
 
-from mmdet import models
-from mmdet.models import BaseDetector, TwoStageDetector
-from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.registry import init_default_scope
-from torch import nn
 
-import mmcarafe.models  # noqa: F401  the allow-list for checkpoints, whichever config is run
+import mmcarafe.checkpoint  # noqa: F401  the allow-list for checkpoints, whichever config is run
 from mmcarafe.errors import InputError
 
-BUILDERS = ("mmcarafe", "mmcv", "mmdet", "mmengine")
+BUILDERS = ("mmcarafe", "mmcv", "mmdet", "mmengine", "mmseg")
 """Packages whose constructors say what is wrong with a config, or which package is not installed."""
 
 KERNELS = ("mmcv",)
 """The package whose operations lack kernels for some devices."""
 
 
-@MODELS.register_module(force=True)
-class SSDHead(models.SSDHead):
-    """Has the ``loss_cls`` that mmdet 3.3 reads of every dense head that predicts; mmdet's has none."""
-
-    loss_cls = None
-
-
-@MODELS.register_module(force=True)
-class PISASSDHead(models.PISASSDHead):
-    """As :class:`SSDHead`."""
-
-    loss_cls = None
-
-
 def read_config(name: str, options: dict | None = None) -> Config:
-    """Return the config in a file, or one of mmdet's by its name (mmdet::...), with --cfg-options applied."""
+    """Return the config in a file, or a package's by its name (mmdet::...), with --cfg-options applied."""
     package, shipped, _ = name.partition("::")
     if shipped and not find_spec(package):  # mmengine would install whatever has this name
         raise InputError(f"config {name} is of the package {package}, which is not installed")
     if not shipped and not Path(name).is_file():
-        raise InputError(f"config {name} does not exist; the ones shipped are in configs/carafe/")
+        raise InputError(f"config {name} does not exist; the ones shipped are in configs/")
     try:
         cfg = get_config(name) if shipped else Config.fromfile(name)
     except ImportError as error:  # of what custom_imports names: the first of the chain says why
@@ -80,33 +60,6 @@ def load_config(args: argparse.Namespace) -> Config:
     if Path(cfg.work_dir).exists() and not Path(cfg.work_dir).is_dir():
         raise InputError(f"--work-dir {cfg.work_dir} is a file, expected a folder")
     return cfg
-
-
-def build_detector(cfg: Config) -> nn.Module:
-    """Build the detector of a config without pretrained weights, in evaluation mode.
-
-    Raises:
-        InputError: the model is no detector that takes an image alone, or cannot be built.
-    """
-    init_default_scope("mmdet")
-    settings = deepcopy(cfg.model)  # some detectors change what they are built from
-    kind = settings.get("type")
-    known = MODELS.get(kind) if isinstance(kind, str) else kind
-    name = getattr(known, "__name__", kind)
-    if not (isinstance(known, type) and issubclass(known, BaseDetector)):
-        raise InputError(
-            f"the config's model, {name}, is no detector, which extends mmdet's BaseDetector and takes one "
-            "image; use the config of the detector alone"
-        )
-    if "language_model" in settings:
-        raise InputError(f"the config's model, {name}, takes a text besides the image; no tool here gives it")
-    drop_pretrained(settings)
-    with absence_named(f"the config's model, {name}, cannot be built", BUILDERS):
-        model = MODELS.build(settings)
-    if isinstance(model, TwoStageDetector) and not model.with_rpn:
-        raise InputError(f"the config's model, {name}, takes proposals besides the image; no tool here does")
-    model.eval()  # that of a detector with a teacher returns None
-    return model
 
 
 def drop_pretrained(cfg: object) -> None:

@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images of files, folders and globs, read as a test pipeline reads them, and what is found in them."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from glob import glob
 from itertools import islice
 from pathlib import Path
 
-from mmcv.transforms import LoadImageFromFile
+from mmcv.transforms import LoadImageFromFile, Resize
 
-from mmcarafe.apis.coco_results import CocoIds, Drawing, coco_results
 from mmcarafe.apis.config import KERNELS, absence_named
-from mmcarafe.apis.inferencer import Inferencer
-from mmcarafe.datasets.transforms import Resize, leaves_no_pixel
+from mmcarafe.datasets.images import leaves_no_pixel
 from mmcarafe.errors import ImageError, InputError
-from mmcarafe.utils.files import write_file
 from mmcarafe.visualization import to_bgr
 
 LOADER = LoadImageFromFile()  # as most configs have it
@@ -44,7 +40,7 @@ def find_images(given: str, skipped: list[str]) -> list[Path]:
     return [p for p in named if p.is_file()]
 
 
-def test_scale(inferencer: Inferencer) -> tuple[int, int] | None:
+def test_scale(inferencer: object) -> tuple[int, int] | None:
     """Return the size within which images are resized with their ratio kept; None where they are not."""
     steps = [step for step in inferencer.pipeline.transforms if isinstance(step, Resize)]
     return steps[0].scale if steps and steps[0].keep_ratio else None
@@ -74,28 +70,21 @@ def batches(items: Iterable, size: int) -> Iterator[list]:
         yield batch
 
 
-def detect(
-    inferencer: Inferencer,
-    steps: Iterable[list[tuple[str, dict]]],
-    ids: CocoIds,
-    drawing: Drawing,
-    score_thr: float = 0.3,
-) -> None:
-    """Detect in batches of named images, and write what is found."""
-    results, number = [], 0
+def infer(inferencer: object, steps: Iterable[list[tuple[str, dict]]], output: object) -> None:
+    """Predict for batches of named images, and write what is found.
+
+    Args:
+        inferencer (Inferencer): of a library's module, see :func:`mmcarafe.apis.libraries.library_of`.
+        steps (iterable): lists of names and what :func:`read_images` loaded.
+        output (Output): of the same module; it is closed, also when this is interrupted.
+    """
     device = next(inferencer.model.parameters()).device
     try:
         for batch in steps:
             images = [loaded | dict(img_id=0) for _, loaded in batch]
             with absence_named(f"{type(inferencer.model).__name__} does not run on {device}", KERNELS):
-                found = inferencer(images, batch_size=len(batch), return_datasamples=True, no_save_vis=True)
-            for (name, loaded), sample in zip(batch, found["predictions"], strict=True):
-                sample.classes = inferencer.model.dataset_meta["classes"]
-                results += coco_results(ids.image(number, name), name, sample, ids, score_thr)
-                drawing.write(name, to_bgr(loaded["img"]), sample)
-                number += 1
+                found = inferencer.predict(images)
+            for (name, loaded), sample in zip(batch, found, strict=True):
+                output.add(name, to_bgr(loaded["img"]), sample)
     finally:  # interrupted or out of memory: what was found until then is kept
-        drawing.close()
-        path = drawing.folder / "results.json"
-        write_file(path, (json.dumps(results) + "\n").encode())
-        print(f"{len(results)} objects in {number} images; written: {path} and the drawings")
+        output.close()

@@ -11,10 +11,22 @@ from mmengine.config import Config
 
 from mmcarafe.errors import InputError
 
-PLACES = {"neck": ("neck",), "mask_head": ("roi_head.mask_head", "mask_head")}
-"""The places of upsamplers, and what mmdet's model configs call each: the first name that is found."""
+PLACES = {
+    "neck": ("neck",),
+    "mask_head": ("roi_head.mask_head", "mask_head"),
+    "backbone": ("backbone",),
+    "decode_head": ("decode_head",),
+    "ppm": ("decode_head",),
+    "fpn": ("decode_head",),
+    "fusion": ("decode_head",),
+}
+"""The places of upsamplers, and what model configs call each: the first name that is found."""
+
+UPPER_PLACES = ("ppm", "fpn", "fusion")
+"""Those that are one of several in a head, UPerHead's ``upsample_in``."""
 
 BOTH = "both"
+"""Another name of neck+mask_head."""
 
 UNCHANGED = "config"
 """The name of the arm that is the config as it is."""
@@ -30,7 +42,7 @@ class Arm:
     upsampler: str = ""
     """TYPE, or TYPE,key=value,...; mask_head.key=value is an argument in that place only."""
     where: str = ""
-    """neck, mask_head or both."""
+    """Places with a + between them, or both."""
 
     @property
     def name(self) -> str:
@@ -40,15 +52,22 @@ class Arm:
     @property
     def places(self) -> tuple[str, ...]:
         """Return the places that get the upsampler."""
-        return tuple(PLACES) if self.where == BOTH else (self.where,) if self.where else ()
+        where = "neck+mask_head" if self.where == BOTH else self.where
+        return tuple(where.split("+")) if where else ()
 
 
 def arms_of(upsamplers: list[str], where: list[str], baseline: str = UNCHANGED) -> list[Arm]:
     """Return each upsampler in each place, behind the baseline.
 
     Raises:
-        InputError: the baseline is none of them.
+        InputError: a place is not known, or the baseline is none of the arms.
     """
+    for place in where:
+        if unknown := set(Arm("", place).places) - PLACES.keys():
+            raise InputError(
+                f"--where {place}: expected {', '.join(PLACES)}, several with a + between them, or {BOTH}, "
+                f"got {', '.join(sorted(unknown))}"
+            )
     arms = [Arm()] * (baseline == UNCHANGED)
     arms += [_in_place(Arm(name, place)) for name in upsamplers for place in where]
     if baseline not in [arm.name for arm in arms]:
@@ -99,6 +118,8 @@ def arm_config(cfg: Config, arm: Arm) -> Config:
             raise InputError(f"--where {arm.where}: the config's model has no {' or '.join(PLACES[place])}")
         for component in components:  # those of a cascade are several
             component["upsample_cfg"] = parse_upsampler(arm.upsampler, place)
+            if place in UPPER_PLACES:
+                component["upsample_in"] = [name for name in arm.places if name in UPPER_PLACES]
     return cfg
 
 

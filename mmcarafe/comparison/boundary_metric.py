@@ -10,7 +10,7 @@ from mmengine.fileio import load
 from pycocotools import mask as rle
 from pycocotools.cocoeval import COCOeval
 
-from mmcarafe.datasets import CocoMetric
+from mmcarafe.datasets.coco import CocoMetric
 
 NAMES = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 """mmdet's names of the first of ``COCOeval.stats``."""

@@ -6,12 +6,24 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mmcarafe.comparison.report import COLUMNS, cell, cost_table, difference_text, kinds_of, summary, table
+from mmcarafe.comparison.report import (
+    COLUMNS,
+    PER_CENT,
+    cell,
+    cost_table,
+    difference_text,
+    kinds_of,
+    scale_of,
+    summary,
+    table,
+    what_of,
+)
 from mmcarafe.errors import InputError
 
 MAIN = ("", "_75")
 SIZES = ("_s", "_m", "_l")
-CURVE = "segm_mAP"
+CURVES = {"coco/segm_mAP": "mask AP", "mIoU": "mIoU"}
+"""The metric whose curve is drawn, the first that there is, and its name."""
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 """Okabe and Ito's, which colour-blind readers tell apart."""
 
@@ -48,24 +60,33 @@ def section(lines: list[dict], baseline: str, differences: str, curves: str) -> 
     """
     recipe = one_recipe(lines, baseline)
     arms, kinds = recipe["arms"], kinds_of(recipe["arms"])
-    main = {f"{kind}_mAP{end}": _title(title, end) for kind, title in kinds.items() for end in MAIN}
-    by_size = {f"{kind}_mAP{end}": _title(title, end) for kind, title in kinds.items() for end in SIZES}
+    main = {key: title for kind in kinds.items() for key, title in _columns(*kind, MAIN).items()}
+    by_size = {key: title for kind in kinds.items() for key, title in _columns(*kind, SIZES).items()}
     parts = [
-        _status(recipe, lines),
+        _status(recipe, lines, what_of(kinds)),
         "\n".join(f"- {_conclusion(arm, kinds)}" for arm in arms[1:]),
         _measured(arms, main),
         f"![differences to {baseline} and their intervals]({differences})",
-        "By size (small below 32 x 32 pixels, large above 96 x 96; a size that no object has is left out):",
-        _measured(arms, by_size),
+        *_sizes(arms, by_size),
         _curve_text(lines, baseline),
-        f"![mask AP after epochs]({curves})",
+        f"![{CURVES[_curve(lines)]} after epochs]({curves})",
         cost_table([arm | dict(arm=short(arm["arm"])) for arm in arms]),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _title(kind: str, end: str) -> str:
-    return f"{kind.removesuffix(' AP')} {COLUMNS[end]}"
+def _columns(kind: str, title: str, ends: tuple[str, ...]) -> dict[str, str]:
+    """Return the metrics of a kind of AP with their titles, or the one metric of a segmentor."""
+    if kind in PER_CENT:
+        return {kind: title} if ends is MAIN else {}
+    return {f"{kind}{end}": f"{title.removesuffix(' AP')} {COLUMNS[end]}" for end in ends}
+
+
+def _sizes(arms: list[dict], columns: dict[str, str]) -> list[str]:
+    if not columns:
+        return []
+    note = "small below 32 x 32 pixels, large above 96 x 96; a size that no object has is left out"
+    return [f"By size ({note}):", _measured(arms, columns)]
 
 
 def _measured(arms: list[dict], columns: dict[str, str]) -> str:
@@ -74,14 +95,14 @@ def _measured(arms: list[dict], columns: dict[str, str]) -> str:
         [
             short(arm["arm"]),
             str(len(arm["seeds"])),
-            *(cell(arm["measured"].get(key), 100, 1) for key in columns),
+            *(cell(arm["measured"].get(key), scale_of(key), 1) for key in columns),
         ]
         for arm in arms
     ]
     return table(["arm", "seeds", *columns.values()], rows)
 
 
-def _status(recipe: dict, lines: list[dict]) -> str:
+def _status(recipe: dict, lines: list[dict], what: str) -> str:
     """Say what was run, and on what."""
     counts = [len(arm["seeds"]) for arm in recipe["arms"]]
     seeds = f"{min(counts)}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
@@ -93,8 +114,8 @@ def _status(recipe: dict, lines: list[dict]) -> str:
     text = (
         f"{len(lines)} runs of `{recipe['config']}` (fingerprint {recipe['recipe']}), {seeds} for each arm: "
         f"{hours:.1f} hours in the training loop on {machines}, with {'; '.join(versions)}.\n"
-        "AP in points of 100: mean ± standard deviation over the seeds; below it the difference to the first "
-        "row by seed, with the 95 % interval of its mean."
+        f"{what} in points of 100: mean ± standard deviation over the seeds; below it the difference to the "
+        "first row by seed, with the 95 % interval of its mean."
     )
     if max(counts) < 2:
         return f"{text}\n**One seed for each arm so far: nothing can be concluded yet.**"
@@ -104,23 +125,29 @@ def _status(recipe: dict, lines: list[dict]) -> str:
 
 
 def _conclusion(arm: dict, kinds: dict[str, str]) -> str:
-    """Say in one line what an arm changed in each kind of AP."""
+    """Say in one line what an arm changed in each metric."""
     said = []
     for kind, title in kinds.items():
-        if difference := arm["measured"].get(f"{kind}_mAP", {}).get("difference"):
-            said.append(f"{title} {difference_text(difference)}")
+        if difference := arm["measured"].get(kind, {}).get("difference"):
+            said.append(f"{title} {difference_text(difference, scale_of(kind))}")
     return f"**{short(arm['arm'])}**: {'; '.join(said) or 'no seed in common with the first row'}"
 
 
 def _points(lines: list[dict], baseline: str) -> dict[str, dict[int, list[float]]]:
-    """Return by arm, the baseline first, and epoch the mask AP of all seeds that have it, in points."""
+    """Return by arm, the baseline first, and epoch the curve's values of all seeds, in points."""
+    curve = _curve(lines)
     found: dict[str, dict[int, list[float]]] = {baseline: {}}
     for line in lines:
         for point in line["curve"]:
-            for key, value in point["metrics"].items():
-                if key.endswith(CURVE):
-                    found.setdefault(line["arm"], {}).setdefault(point["epoch"], []).append(100 * value)
+            if curve in point["metrics"]:
+                value = scale_of(curve) * point["metrics"][curve]
+                found.setdefault(line["arm"], {}).setdefault(point["epoch"], []).append(value)
     return {arm: points for arm, points in found.items() if points}
+
+
+def _curve(lines: list[dict]) -> str:
+    known = [key for key in CURVES if any(key in line["metrics"] for line in lines)]
+    return known[0] if known else next(iter(CURVES))
 
 
 def _mean(values: list[float]) -> float:
@@ -128,7 +155,7 @@ def _mean(values: list[float]) -> float:
 
 
 def _curve_text(lines: list[dict], baseline: str) -> str:
-    """Return the table of the curves, and say how much AP still rose at the end."""
+    """Return the table of the curves, and say how much it still rose at the end."""
     points = _points(lines, baseline)
     epochs = sorted({epoch for of in points.values() for epoch in of})
     if len(epochs) < 2:
@@ -138,16 +165,18 @@ def _curve_text(lines: list[dict], baseline: str) -> str:
         for arm, of in points.items()
     ]
     *_, before, last = epochs
+    name = CURVES[_curve(lines)]
+    name = name[0].upper() + name[1:] if name.endswith("AP") else name
     rises = [_mean(of[last]) - _mean(of[before]) for of in points.values() if {before, last} <= of.keys()]
     return (
-        f"Mask AP during the training, means over the seeds; from epoch {before} to {last} it changed by "
-        f"{min(rises):+.1f} to {max(rises):+.1f} points, while the learning rate fell to 0:\n\n"
+        f"{name} during the training, means over the seeds; from epoch {before} to {last} "
+        f"it changed by {min(rises):+.1f} to {max(rises):+.1f} points, while the learning rate fell to 0:\n\n"
         + table(["arm", *(f"epoch {epoch}" for epoch in epochs)], rows)
     )
 
 
 def plot_curves(lines: list[dict], baseline: str, path: Path) -> None:
-    """Draw each arm's mask AP after epochs: a line of the means, and a dot for each seed."""
+    """Draw each arm's curve over epochs: a line of the means, and a dot for each seed."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axis = figure.subplots()
     for number, (arm, points) in enumerate(_points(lines, baseline).items()):
@@ -155,7 +184,7 @@ def plot_curves(lines: list[dict], baseline: str, path: Path) -> None:
         axis.plot([*points], [_mean(values) for values in points.values()], label=short(arm), **style)
         for epoch, values in points.items():
             axis.plot([epoch] * len(values), values, ".", **style)
-    axis.set(xlabel="epoch", ylabel="mask AP")
+    axis.set(xlabel="epoch", ylabel=CURVES[_curve(lines)])
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path, dpi=110)

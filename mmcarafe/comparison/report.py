@@ -15,6 +15,9 @@ TIMES = ("train_seconds", "seconds_an_image")
 KINDS = {"bbox": "box", "segm": "mask"}
 """What mmdet's names of metrics mean; others are their own name."""
 
+PER_CENT = {"mIoU": "mIoU", "mBoundaryF": "boundary F"}
+"""Metrics of segmentors, which mmsegmentation gives in points of 100; what each is called."""
+
 COLUMNS = {"": "AP", "_50": "AP50", "_75": "AP75", "_s": "AP small", "_m": "AP medium", "_l": "AP large"}
 """Ends of mmdet's names of COCO's metrics, behind mAP."""
 
@@ -22,7 +25,7 @@ COLUMNS = {"": "AP", "_50": "AP50", "_75": "AP75", "_s": "AP small", "_m": "AP m
 SEEN, NOT_SEEN = dict(color="#D55E00", marker="D"), dict(color="#0072B2", marker="o", mfc="white")
 
 NOTE = """\
-Mean ± standard deviation over the seeds; AP in points of 100.
+Mean ± standard deviation over the seeds; {what} in points of 100.
 Second lines: the difference to `{baseline}` by seed, and the 95 % interval of its mean (Student's t).
 Where 0 is in the interval, no difference was seen; of twenty intervals one misses the truth by chance.
 Times are those of the machine while it ran, and compare within one comparison only."""
@@ -67,19 +70,42 @@ def _values(runs: list[dict]) -> dict[str, dict[int, float]]:
 
 
 def kinds_of(arms: list[dict]) -> dict[str, str]:
-    """Return COCO's kinds of AP by the beginning of the metrics' names: {"coco/bbox": "box AP"}."""
-    keys = [key.removesuffix("_mAP") for key in arms[0]["measured"] if key.endswith("_mAP")]
-    return {key: f"{KINDS.get(kind := key.rpartition('/')[2], kind)} AP" for key in keys}
+    """Return what is measured by the metrics' names: {"coco/bbox_mAP": "box AP"}, or {"mIoU": "mIoU"}."""
+    found = {}
+    for key in arms[0]["measured"]:
+        if key in PER_CENT:
+            found[key] = PER_CENT[key]
+        elif key.endswith("_mAP"):
+            kind = key.removesuffix("_mAP").rpartition("/")[2]
+            found[key] = f"{KINDS.get(kind, kind)} AP"
+    return found
+
+
+def scale_of(key: str) -> float:
+    """Return what makes points of 100 of a metric's values."""
+    return 1 if key in PER_CENT else 100
+
+
+def what_of(kinds: dict[str, str]) -> str:
+    """Return what the values of a comparison are called: AP, or the metrics of segmentors."""
+    return " and ".join(kinds.values()) if kinds.keys() & PER_CENT.keys() else "AP"
 
 
 def markdown(recipe: dict, baseline: str, picture: str) -> str:
     """Return the section of a recipe."""
     arms = recipe["arms"]
-    parts = [f"## {recipe['config']} ({recipe['recipe']})", NOTE.format(baseline=baseline)]
+    kinds = kinds_of(arms)
+    note = NOTE.format(baseline=baseline, what=what_of(kinds))
+    parts = [f"## {recipe['config']} ({recipe['recipe']})", note]
     parts.append(f"![differences and their intervals]({picture})")
-    for kind, title in kinds_of(arms).items():
-        columns = {f"{kind}_mAP{end}": name for end, name in COLUMNS.items()}
-        rows = [[arm["arm"], *(cell(arm["measured"].get(key), 100, 1) for key in columns)] for arm in arms]
+    for kind, title in kinds.items():
+        columns = {f"{kind}{end}": name for end, name in COLUMNS.items()}
+        if kind in PER_CENT:
+            columns = {kind: title}
+        rows = [
+            [arm["arm"], *(cell(arm["measured"].get(key), scale_of(key), 1) for key in columns)]
+            for arm in arms
+        ]
         parts += [f"### {title}", table(["arm", *columns.values()], rows)]
     parts += ["### Cost", cost_table(arms)]
     return "\n\n".join(parts)
@@ -127,17 +153,17 @@ def difference_text(difference: dict, scale: float = 100) -> str:
 
 
 def plot(recipe: dict, baseline: str, path: Path) -> None:
-    """Draw each arm's differences in AP with their intervals; filled where a difference was seen."""
+    """Draw each arm's differences with their intervals; filled where a difference was seen."""
     kinds, arms = kinds_of(recipe["arms"]), recipe["arms"][1:]
     figure = Figure(figsize=(1.5 + 3 * max(1, len(kinds)), 1.4 + 0.35 * len(arms)), layout="constrained")
     axes = figure.subplots(1, max(1, len(kinds)), sharey=True, squeeze=False)[0]
     for axis, (kind, title) in zip(axes, kinds.items(), strict=False):
         axis.axvline(0, color="black", linewidth=0.8)
         for row, arm in enumerate(arms):
-            difference = arm["measured"].get(f"{kind}_mAP", {}).get("difference")
+            difference = arm["measured"].get(kind, {}).get("difference")
             if difference:
-                mean, low = 100 * difference["mean"], difference["low"]
-                half = [] if low is None else [mean - 100 * low]
+                mean, low = scale_of(kind) * difference["mean"], difference["low"]
+                half = [] if low is None else [mean - scale_of(kind) * low]
                 style = SEEN if difference["seen"] else NOT_SEEN
                 axis.errorbar(mean, row, xerr=half or None, capsize=3, **style)
         axis.set(title=title, xlabel=f"points more than {baseline}", ylim=(len(arms) - 0.5, -0.5))

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from mmdet.registry import HOOKS, MODELS
 from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner, set_random_seed
 from torch import nn
 

@@ -7,28 +7,30 @@
 import json
 import platform
 import sys
+from importlib import import_module
 from pathlib import Path
 
-import mmdet
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner, set_random_seed
 
-import mmcarafe.comparison.boundary_metric
+import mmcarafe
 from mmcarafe.analysis.flops import count, parameters_of, total
-from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.libraries import build_model, library_of
 from mmcarafe.apis.training import prepare_training
 from mmcarafe.checkpoint.resuming import checkpoint_folder, written_checkpoints
 from mmcarafe.comparison.processes import end_with_the_command
 from mmcarafe.comparison.runs import write_whole
 from mmcarafe.comparison.same_start_hook import CURVE
-from mmcarafe.deploy.detectors import MULTIPLE
+from mmcarafe.deploy.network import MULTIPLE
 from mmcarafe.errors import InputError
 from mmcarafe.utils.cli import run
 
 
 def train(cfg: Config) -> Runner:
     """Train from the newest checkpoint of the work directory, or from the beginning; return the runner."""
+    library_of(cfg)  # registers everything
     if written_checkpoints(Path(cfg.work_dir), checkpoint_folder(cfg)):
         cfg.resume, cfg.load_from = True, None
     runner = prepare_training(cfg)
@@ -52,10 +54,11 @@ def measure(runner: Runner) -> dict:
     image = next(iter(runner.val_dataloader))["inputs"][0]
     shape = [-(-side // MULTIPLE) * MULTIPLE for side in image.shape[-2:]]
     try:
-        flops = total(count(build_detector(runner.cfg), shape)).flops
+        flops = total(count(build_model(runner.cfg), shape)).flops
     except InputError as error:
         runner.logger.warning(f"operations are not counted: {error}")
         flops = None
+    library = import_module(runner.default_scope.scope_name)
     return dict(
         metrics=curve[-1]["metrics"],
         curve=curve,
@@ -65,7 +68,7 @@ def measure(runner: Runner) -> dict:
         flops=flops,
         shape=shape,
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
-        versions={module.__name__: module.__version__ for module in (mmcarafe, mmdet, torch)},
+        versions={module.__name__: module.__version__ for module in (mmcarafe, library, torch)},
     )
 
 

@@ -6,11 +6,9 @@ whole, every tensor has a size that is known beforehand, and what is not selecte
 detections are mmdet's: the same candidates, the same suppression, the same number of them.
 """
 
-import torch
 from mmdet.models import (
     BBoxHead,
     RPNHead,
-    SemiBaseDetector,
     SingleRoIExtractor,
     StandardRoIHead,
     TwoStageDetector,
@@ -28,65 +26,8 @@ from mmcarafe.deploy.boxes import (
     rpn_candidates,
     yolox_candidates,
 )
+from mmcarafe.deploy.network import Preprocessed
 from mmcarafe.errors import UnsupportedError
-
-MULTIPLE = 32  # of what mmdet pads the sides of images to, so that all levels are whole
-
-
-class _ReachedError(Exception):
-    """A forward pass came to where its input is looked at."""
-
-
-def predicting(model: nn.Module) -> nn.Module:
-    """Return the detector that predicts: of a semi-supervised one the teacher or the student in it."""
-    if not isinstance(model, SemiBaseDetector):
-        return model
-    detector = getattr(model, model.semi_test_cfg.get("predict_on", "teacher"))
-    detector.data_preprocessor = model.data_preprocessor.data_preprocessor
-    return detector
-
-
-def image_channels(detector: nn.Module) -> int:
-    """Return how many channels the images of a detector have: as many as its first convolution then takes.
-
-    That may be a multiple: YOLOX puts pixels that lie beside each other into channels.
-    """
-    first = next((module for module in detector.backbone.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is None:
-        return 3
-
-    def look(convolution: nn.Module, inputs: tuple[Tensor]) -> None:
-        raise _ReachedError(inputs[0].shape[1])
-
-    handle = first.register_forward_pre_hook(look)
-    try:
-        detector.backbone(torch.zeros(1, 3, 64, 64, device=first.weight.device))
-    except _ReachedError as reached:
-        return 3 * first.in_channels // reached.args[0]
-    finally:
-        handle.remove()
-    return 3
-
-
-class Preprocessed(nn.Module):
-    """A detector's backbone and neck behind its channel order and normalisation.
-
-    Args:
-        detector (nn.Module): one of mmdet's, with a data preprocessor of mmdet's or mmengine's.
-    """
-
-    def __init__(self, detector: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.neck = detector.backbone, getattr(detector, "neck", None) or nn.Identity()
-        preprocessor = detector.data_preprocessor
-        self.flip = getattr(preprocessor, "_channel_conversion", False)
-        self.register_buffer("mean", getattr(preprocessor, "mean", torch.zeros(1)).view(1, -1, 1, 1))
-        self.register_buffer("std", getattr(preprocessor, "std", torch.ones(1)).view(1, -1, 1, 1))
-
-    def levels(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Compute the neck's maps of images, Tensor[N, C, H, W], BGR or grey from 0 to 255."""
-        image = image.flip(1) if self.flip else image
-        return self.neck(self.backbone((image - self.mean) / self.std))
 
 
 class OneStage(Preprocessed):

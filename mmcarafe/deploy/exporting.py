@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch.export import Dim, ExportedProgram
 
-from mmcarafe.deploy.detectors import MULTIPLE
 from mmcarafe.deploy.gathering import without_grid_sample
+from mmcarafe.deploy.network import MULTIPLE
 from mmcarafe.deploy.ops import exportable
 from mmcarafe.deploy.parts import Part
 from mmcarafe.errors import InputError

@@ -6,18 +6,18 @@ mmcv's deformable convolution is a compiled function.
 """
 
 import importlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from mmcv.ops import nms, roi_align
 from mmcv.ops.deform_conv import DeformConv2dFunction
-from mmdet.models import SingleRoIExtractor
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 # where mmcv and mmdet look mmcv's function up
-_DEFORM_CONV = ("mmcv.ops.deform_conv", "mmdet.models.dense_heads.tood_head")
+_DEFORM_CONV, _MMDETS_DEFORM_CONV = "mmcv.ops.deform_conv", "mmdet.models.dense_heads.tood_head"
 
 
 @torch.library.custom_op("mmcarafe::nms_scores", mutates_args=())
@@ -100,7 +100,7 @@ def _deform_conv2d_as_op(
     return _deform_conv2d(x, offset, weight, *pairs, groups, deform_groups)
 
 
-def _extract_as_op(self: SingleRoIExtractor, maps: tuple[Tensor, ...], rois: Tensor, roi_scale_factor=None):
+def _extract_as_op(self: nn.Module, maps: tuple[Tensor, ...], rois: Tensor, roi_scale_factor=None):
     """Call the op in place of mmdet's extractor."""
     layer = self.roi_layers[0]
     if roi_scale_factor is not None or layer.pool_mode != "avg":
@@ -118,9 +118,13 @@ def _extract_as_op(self: SingleRoIExtractor, maps: tuple[Tensor, ...], rois: Ten
 
 @contextmanager
 def exportable() -> Iterator[None]:
-    """Let detectors use these ops, which torch.export can put into a graph, while it is active."""
-    places = [(importlib.import_module(name), "deform_conv2d", _deform_conv2d_as_op) for name in _DEFORM_CONV]
-    places.append((SingleRoIExtractor, "forward", _extract_as_op))
+    """Let models use these ops, which torch.export can put into a graph, while it is active."""
+    modules = [_DEFORM_CONV]
+    places = []
+    if mmdet := sys.modules.get("mmdet.models"):  # not imported: the model is not mmdet's
+        modules.append(_MMDETS_DEFORM_CONV)
+        places.append((mmdet.SingleRoIExtractor, "forward", _extract_as_op))
+    places += [(importlib.import_module(name), "deform_conv2d", _deform_conv2d_as_op) for name in modules]
     originals = [getattr(owner, name) for owner, name, _ in places]
     try:
         for owner, name, replacement in places:

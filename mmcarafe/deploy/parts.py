@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a detector that export_onnx.py writes, each with inputs to trace it with."""
+"""The parts of a model that export_onnx.py writes, each with inputs to trace it with."""
 
 from itertools import chain
 from typing import NamedTuple
 
 import torch
 from mmcv.cnn.bricks.upsample import PixelShufflePack
-from mmdet.models import SingleStageDetector, TwoStageDetector
-from mmdet.models.detectors.single_stage_instance_seg import SingleStageInstanceSegmentor
 from torch import Tensor, nn
 
-from mmcarafe.deploy.detectors import Preprocessed, image_channels, predicting, whole
+from mmcarafe.deploy.network import Preprocessed, image_channels, predicting
+from mmcarafe.deploy.segmentors import Segmentor
 from mmcarafe.errors import InputError, UnsupportedError
 from mmcarafe.layers.upsampler import Upsampler
+from mmcarafe.utils.classes import is_a
 
-DENSE = (SingleStageDetector, SingleStageInstanceSegmentor, TwoStageDetector)
+DENSE = ("SingleStageDetector", "SingleStageInstanceSegmentor", "TwoStageDetector")
 INTERPOLATED_CHANNELS = 256
 """Channels to trace an interpolation with, which takes any number."""
 
@@ -25,8 +25,13 @@ class Part(NamedTuple):
     module: nn.Module
     inputs: tuple[Tensor, ...]  # for a batch of two
     strides: list[int]  # of each input, in pixels of the image
-    outputs: tuple[str, ...] | None = None  # names, where the outputs are detections
+    outputs: tuple[str, ...] | None = None  # names, where there are some
     scale: int | None = None  # of an upsampler alone, which takes maps of any size
+
+    @property
+    def finds_objects(self) -> bool:
+        """Tell whether the outputs are detections."""
+        return "boxes" in (self.outputs or ())
 
     @property
     def takes_images(self) -> bool:
@@ -48,7 +53,7 @@ class Raw(Preprocessed):
         self.head = next((head for head in heads if head is not None), None)
         # some RPNs predict in steps of their own
         predicts = self.head is not None and type(self.head).forward is not nn.Module.forward
-        if not predicts or not isinstance(detector, DENSE):
+        if not predicts or not is_a(detector, "mmdet", *DENSE):
             raise InputError(f"{type(detector).__name__} has no dense head to export; try --part neck")
 
     def forward(self, image: Tensor) -> tuple:
@@ -101,7 +106,9 @@ def _upsampler(detector: nn.Module, image: Tensor) -> Part:
     return upsampler_part(layer, *(size // 8 for size in image.shape[2:]))
 
 
-def _whole(detector: nn.Module, image: Tensor) -> Part:
+def _detector(detector: nn.Module, image: Tensor) -> Part:
+    from mmcarafe.deploy.detectors import whole  # of mmdet's classes
+
     try:
         module = whole(detector)
     except UnsupportedError as error:
@@ -109,15 +116,33 @@ def _whole(detector: nn.Module, image: Tensor) -> Part:
     return Part(module, (image,), [1], module.outputs)
 
 
-PARTS = {
-    "detector": _whole,
+def _segmentor(segmentor: nn.Module, image: Tensor) -> Part:
+    try:
+        module = Segmentor(segmentor)
+    except UnsupportedError as error:
+        raise InputError(f"--part segmentor: {error}; try --part neck") from error
+    return Part(module, (image,), [1], module.outputs)
+
+
+OF_ANY = {"neck": _neck, "upsampler": _upsampler}
+OF_DETECTORS = {
+    "detector": _detector,
     "raw": lambda detector, image: Part(Raw(detector), (image,), [1]),
-    "neck": _neck,
-    "upsampler": _upsampler,
+    **OF_ANY,
 }
+OF_SEGMENTORS = {"segmentor": _segmentor, **OF_ANY}
+PARTS = list(OF_DETECTORS | OF_SEGMENTORS)
 
 
-def part_of(detector: nn.Module, name: str, shape: list[int]) -> Part:
-    """Return the part of this name, to be traced with images of this shape."""
-    detector = predicting(detector)
-    return PARTS[name](detector, torch.rand(2, image_channels(detector), *shape) * 255)
+def part_of(model: nn.Module, name: str | None, shape: list[int]) -> Part:
+    """Return the part of this name, to be traced with images of this shape; None: the whole model.
+
+    Raises:
+        InputError: the model has no such part, or it cannot be exported.
+    """
+    model = predicting(model)
+    parts = OF_SEGMENTORS if is_a(model, "mmseg", "BaseSegmentor") else OF_DETECTORS
+    name = name or next(iter(parts))
+    if name not in parts:
+        raise InputError(f"--part {name}: {type(model).__name__} has none; its parts are {', '.join(parts)}")
+    return parts[name](model, torch.rand(2, image_channels(model), *shape) * 255)

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from mmcarafe.deploy.detectors import MULTIPLE
+from mmcarafe.deploy.network import MULTIPLE
 from mmcarafe.deploy.parts import Part
 from mmcarafe.errors import InputError
 
@@ -148,7 +148,7 @@ def compare(path: Path, part: Part, name: str, ours: list[Tensor], theirs: list[
     """Return the difference of one run; raise InputError where too few detections agree."""
     if [t.shape for t in ours] != [t.shape for t in theirs]:
         raise InputError(f"outputs have shapes {[tuple(t.shape) for t in ours]} instead of PyTorch's")
-    if not part.outputs:
+    if not part.finds_objects:
         return difference(ours, theirs)
     found = detections_differ(ours, theirs)
     if found.wanted - found.found > MAX_LOST * found.wanted:
@@ -171,7 +171,7 @@ def verify(
     run, load = runtime(path)
     engine = "torch.export" if path.suffix == ".pt2" else "ONNX Runtime"
     table = Table(title=f"{path.name}: loaded in {load:.2f} s, {torch.get_num_threads()} threads")
-    agree = ["detections"] if part.outputs else []
+    agree = ["detections"] if part.finds_objects else []
     for column in ("input", *agree, "largest error / value", f"{engine}, ms", "PyTorch, ms"):
         table.add_column(column, justify="left" if column == "input" else "right")
     results = []
@@ -185,7 +185,7 @@ def verify(
         results.append(found)
         calls = [run, lambda g: part.module(*g)] if timed else []
         times = [milliseconds(lambda f=f, g=given: f(g)) for f in calls]
-        agree = [f"{found.found} of {found.wanted}"] if part.outputs else []
+        agree = [f"{found.found} of {found.wanted}"] if part.finds_objects else []
         table.add_row(name, *agree, f"{found.error:.1e}", *(f"{t:.1f}" for t in times))
     Console(width=110).print(table)
     worst = max(result.error for result in results)
@@ -193,7 +193,7 @@ def verify(
         raise InputError(
             f"{path} differs from PyTorch by {worst:.1e} of the largest value, more than {tolerance:.0e}"
         )
-    if part.outputs and not any(result.wanted for result in results):
+    if part.finds_objects and not any(result.wanted for result in results):
         print("nothing was detected on these inputs, so nothing was compared: give images, --verify IMAGE")
         return
     print(f"verified: the largest error is {worst:.1e} of the largest value, {tolerance:.0e} is allowed")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixed precision on a CPU too: mmengine's AmpOptimWrapper, registered with mmdet under its name."""
+"""Mixed precision on a CPU too: mmengine's AmpOptimWrapper, registered under its name."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,31 +9,21 @@ from weakref import WeakSet
 
 import torch
 from mmcv import ops
-from mmdet.models.dense_heads import TOODHead, VFNetHead
-from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
-from mmdet.registry import OPTIM_WRAPPERS
 from mmengine import optim
 from mmengine.device import get_device
 from mmengine.runner import autocast
 from torch import Tensor, nn
 
 # mmcv's operators have no bfloat16 kernels, and bfloat16 numbers above 256 are whole pixels apart: methods
-# that call them, or compute with boxes, do it in float32
-FLOAT32_METHODS = (
-    (SingleRoIExtractor, "forward"),
-    (GenericRoIExtractor, "forward"),
-    (BaseDenseHead, "predict_by_feat"),  # an RPN's proposals and their NMS
-    (TOODHead, "deform_sampling"),
-    (VFNetHead, "loss_by_feat"),  # writes IoUs, float32, into a tensor of the scores' dtype
+# that call them, or compute with boxes, do it in float32; mmcarafe.engine.detection adds mmdet's
+FLOAT32_METHODS = [
     (ops.DeformConv2d, "forward"),
     (ops.DeformConv2dPack, "forward"),
     (ops.ModulatedDeformConv2d, "forward"),
     (ops.ModulatedDeformConv2dPack, "forward"),
-)
+]
 
 
-@OPTIM_WRAPPERS.register_module()
 class AmpOptimWrapper(optim.AmpOptimWrapper):
     """mmengine's AmpOptimWrapper that works on a CPU too: the losses are computed in bfloat16 autocast.
 

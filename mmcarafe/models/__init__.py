@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Importing this registers everything with mmdet: ``custom_imports=dict(imports=["mmcarafe.models"])``."""
 
-from mmcarafe import checkpoint, datasets, engine  # register themselves
+from mmcarafe import checkpoint  # these register themselves
+from mmcarafe.datasets import coco, transforms
+from mmcarafe.engine import detection
 from mmcarafe.layers import CARAFE
 from mmcarafe.utils.registry import replace_given_classes
 

@@ -13,7 +13,12 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
+from mmcarafe import checkpoint  # these register themselves
+from mmcarafe.datasets import images
+from mmcarafe.engine import segmentation
+
 from .backbones import UNet
+from .datasets import LoadCocoMap
 from .heads import FPNHead, PSPHead, SegformerHead, UPerHead
 from .necks import FPN
 

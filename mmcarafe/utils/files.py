@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check where files may go, and write them with an error that names what failed."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -58,3 +59,24 @@ def write_picture(path: Path, pixels: np.ndarray, compression: int = 1) -> None:
     if not done:
         raise InputError(f"{path}: a picture of shape {pixels.shape} does not go into a PNG file")
     write_file(path, content.tobytes())
+
+
+def picture_names(paths: Sequence[str]) -> dict[str, str]:
+    """Return a file name for each image path: its part that paths do not share, without folders.
+
+    Example:
+        >>> from mmcarafe.utils.files import picture_names
+        >>> [*picture_names(["/data/cam0/1.png", "/data/cam1/1.png"]).values()]
+        ['cam0_1.png', 'cam1_1.png']
+    """
+    whole = {path: os.path.abspath(path) for path in paths}
+    common = os.path.commonpath({os.path.dirname(path) for path in whole.values()})
+    names: dict[str, str] = {}
+    taken = set()
+    for path, absolute in whole.items():
+        name = os.path.relpath(absolute, common).replace(os.sep, "_")
+        while name in taken:  # a_b/1.png beside a/b_1.png
+            name = f"_{name}"
+        taken.add(name)
+        names[path] = name
+    return names

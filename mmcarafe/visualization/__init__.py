@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of what CARAFE does in a detector: where pixels come from, kernels, entropy, feature maps."""
+"""Pictures of what CARAFE does in a model: where pixels come from, kernels, entropy, feature maps."""
 
 from .drawing import draw, to_rgb
 from .kernel_page import page

@@ -2,10 +2,9 @@
 """Images as a config's test pipeline loads them, and as they are drawn."""
 
 import numpy as np
-from mmdet.structures import DetDataSample
-from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from mmcarafe.utils.files import check_pipeline
@@ -18,11 +17,14 @@ def image_pipeline(cfg: Config) -> tuple[Compose, Compose]:
         InputError: the config has none.
     """
     check_pipeline(cfg)
-    steps = [step for step in get_test_pipeline_cfg(cfg.copy()) if "Annotations" not in str(step["type"])]
+    dataset = cfg.test_dataloader.dataset
+    while "pipeline" not in dataset:  # of a wrapper the inner one's, or the first one's
+        dataset = dataset.dataset if "dataset" in dataset else dataset.datasets[0]
+    steps = [step for step in dataset.pipeline if "Annotation" not in str(step["type"])]
     return Compose(steps[:1]), Compose(steps[1:])
 
 
-def load_image(cfg: Config, path: str) -> tuple[Tensor, DetDataSample]:
+def load_image(cfg: Config, path: str) -> tuple[Tensor, BaseDataElement]:
     """Return what the test pipeline of a config makes of an image file: the arguments of :func:`.look`."""
     load, change = image_pipeline(cfg)
     item = change(load(dict(img_path=path)) | dict(img_id=0))

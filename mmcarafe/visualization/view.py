@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a detector on one image and finds where its CARAFE modules' maps lie in it."""
+"""Runs a model on one image and finds where its CARAFE modules' maps lie in it."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,12 +9,13 @@ from math import ceil, floor, prod
 
 import numpy as np
 import torch
-from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
-from mmdet.structures import DetDataSample
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmcarafe.analysis import Reassembly, entropy, record, trace
 from mmcarafe.checkpoint.random_state import random_state, set_random_state
+from mmcarafe.errors import InputError
+from mmcarafe.utils.classes import is_a
 
 from .loading import to_bgr
 
@@ -145,18 +146,26 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def look(model: nn.Module, inputs: Tensor, sample: DetDataSample) -> list[View]:
-    """Run a detector on an image and return a view of each chain of its CARAFE modules, in call order.
+def look(model: nn.Module, inputs: Tensor, sample: BaseDataElement) -> list[View]:
+    """Run a model on an image and return a view of each chain of its CARAFE modules, in call order.
 
     The model's mode and torch's random numbers are left as they were. Where the maps are those of RoIs, the
     view is of the first, which has the highest score. Modules that are not run have no view: mask heads
     where nothing is found.
 
     Args:
-        model (nn.Module): a detector of mmdet's.
+        model (nn.Module): a detector of mmdet's, or a segmentor of mmsegmentation's.
         inputs (Tensor[C, H, W]): BGR or grey pixels in 0..255, as a test pipeline gives them.
-        sample (DetDataSample): what the pipeline says of the image.
+        sample (BaseDataElement): what the pipeline says of the image.
+
+    Raises:
+        InputError: the segmentor predicts piece by piece.
     """
+    if (getattr(model, "test_cfg", None) or {}).get("mode") == "slide":
+        raise InputError(
+            "the segmentor predicts windows of the image one by one; its kernels are shown in whole images: "
+            "--cfg-options model.test_cfg.mode=whole"
+        )
     rois: list[tuple[int, Tensor, torch.Size]] = []
     with undisturbed(model), record(model) as calls, ExitStack() as stack:
 
@@ -165,7 +174,7 @@ def look(model: nn.Module, inputs: Tensor, sample: DetDataSample) -> list[View]:
             rois.append((len(calls), given, output.shape))
 
         for module in model.modules():
-            if isinstance(module, BaseRoIExtractor):
+            if is_a(module, "mmdet", "BaseRoIExtractor"):
                 stack.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
         (result,) = model.test_step(dict(inputs=[inputs], data_samples=[sample]))
     sources = [call.source for call in calls]
@@ -180,7 +189,10 @@ def look(model: nn.Module, inputs: Tensor, sample: DetDataSample) -> list[View]:
     for i, call in lasts:
         name = _component(call) if components[_component(call)] == 1 else call.name
         roi = _roi_box(i, call, rois)
-        box = roi or _map_box(call, result.metainfo["batch_input_shape"])
+        # mmdet's padded size, that of mmsegmentation where it pads, and the image's own
+        padded = (result.metainfo.get(name) for name in ("batch_input_shape", "pad_shape"))
+        size = next((known for known in padded if known), inputs.shape[1:])
+        box = roi or _map_box(call, size[:2])
         views.append(View(name, image, call.chain(), 0, box, scale_factor, roi is not None))
     return views
 

@@ -7,7 +7,8 @@ import torch
 from commands import CONFIG
 from mmengine.config import Config, ConfigDict
 
-from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.libraries import build_model
 
 R18 = {"model.backbone.depth": 18, "model.neck.in_channels": [64, 128, 256, 512]}
 CARAFE = dict(type="CARAFE", compressed_channels=8)
@@ -127,7 +128,7 @@ NOT = {
 def written(cfg: Config, folder: Path) -> list[str]:
     """Write a config and a checkpoint, and return their paths as the commands take them."""
     cfg.dump(folder / "config.py")
-    detector = build_detector(cfg)
+    detector = build_model(cfg)
     detector.init_weights()
     torch.save(dict(state_dict=detector.state_dict()), folder / "weights.pth")
     return [str(folder / "config.py"), str(folder / "weights.pth")]

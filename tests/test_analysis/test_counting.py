@@ -10,7 +10,8 @@ from commands import ROOT
 from shipped import every_config
 
 from mmcarafe.analysis.flops import CARAFES, Cost, count, total
-from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.libraries import build_model
 
 MASK_RCNN = ROOT / "configs/carafe/mask-rcnn_r50_fpn-carafe_1x_coco.py"
 SMALL = (128, 160)
@@ -18,14 +19,14 @@ SMALL = (128, 160)
 
 @cache
 def costs(config: str | Path, shape: tuple[int, int] = SMALL) -> dict[str, Cost]:
-    return count(build_detector(read_config(str(config))), list(shape))
+    return count(build_model(read_config(str(config))), list(shape))
 
 
 @every_config
 def test_every_config_is_counted(path):
     found = costs(path)
     with torch.device("meta"):
-        model = build_detector(read_config(str(path)))
+        model = build_model(read_config(str(path)))
     assert total(found).parameters == sum(p.numel() for p in model.parameters())
     assert found["backbone"].flops > 0 and found["neck" if "neck" in found else "panoptic_head"].flops > 0
     if "shapes" not in path.stem or "carafe" in path.stem:
@@ -67,7 +68,7 @@ def test_what_downsamplers_add_to_a_neck():
 def test_what_another_type_adds_to_a_neck():
     """DySample: a convolution to 32 offsets, and a point for each output pixel, without biases."""
     cfg = read_config(str(MASK_RCNN), {"model.neck.upsample_cfg.type": "DySample"})
-    neck = count(build_detector(cfg), list(SMALL))["neck"]
+    neck = count(build_model(cfg), list(SMALL))["neck"]
     source_pixels = sum((128 // s) * (160 // s) for s in (8, 16, 32))
     added = neck - costs("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py")["neck"]
     assert added == Cost(3 * 8_224, source_pixels * (2 * 256 * 32 + 2 * 4 * 4 * 256))
@@ -85,6 +86,6 @@ def test_rois_are_those_of_the_settings_for_tests():
     cfg = read_config(
         str(MASK_RCNN), {"model.test_cfg.rpn.max_per_img": 500, "model.test_cfg.rcnn.max_per_img": 25}
     )
-    few, usual = count(build_detector(cfg), list(SMALL)), costs(MASK_RCNN)
+    few, usual = count(build_model(cfg), list(SMALL)), costs(MASK_RCNN)
     assert 2 * few["roi_head.bbox_head"].flops == usual["roi_head.bbox_head"].flops
     assert 4 * few["roi_head.mask_head"].flops == usual["roi_head.mask_head"].flops

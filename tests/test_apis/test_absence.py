@@ -7,6 +7,7 @@ from mmcv.ops import carafe
 from mmdet import models
 from mmdet.registry import MODELS
 
+import mmcarafe.apis.detection  # noqa: F401  registers the heads
 from mmcarafe.apis.config import BUILDERS, KERNELS, absence_named
 from mmcarafe.errors import InputError
 

@@ -6,7 +6,8 @@ from families import ELSEWHERE, mask_rcnn
 from mmengine.config import Config
 
 from mmcarafe.analysis.flops import count
-from mmcarafe.apis.config import build_detector, drop_pretrained, read_config
+from mmcarafe.apis.config import drop_pretrained, read_config
+from mmcarafe.apis.libraries import build_model
 from mmcarafe.deploy.parts import part_of
 from mmcarafe.errors import InputError
 from mmcarafe.utils.files import check_pipeline
@@ -31,7 +32,7 @@ from mmcarafe.visualization import load_image
 def test_a_model_that_no_tool_runs_is_named(model, match):
     cfg = read_config(model) if isinstance(model, str) else Config(dict(model=model))
     with pytest.raises(InputError, match=match):
-        build_detector(cfg)
+        build_model(cfg)
 
 
 def test_a_config_without_a_test_pipeline_is_named():
@@ -49,7 +50,7 @@ def test_a_package_that_is_not_there_is_named(monkeypatch):
     cfg = Config(dict(model=dict(type="RetinaNet", data_preprocessor=dict(type="BoxInstDataPreprocessor"))))
     cfg.model |= dict(backbone=None, neck=None, bbox_head=None)
     with pytest.raises(InputError, match="RetinaNet, cannot be built: skimage is not installed"):
-        build_detector(cfg)
+        build_model(cfg)
 
 
 def test_an_operation_without_a_kernel_is_named():
@@ -58,9 +59,9 @@ def test_an_operation_without_a_kernel_is_named():
     channels = extractor.out_channels
     extractor.roi_layer = dict(type="DeformRoIPoolPack", output_size=7, output_channels=channels)
     with pytest.raises(InputError, match="MaskRCNN does not run on the CPU with an image of 64 x 64: "):
-        count(build_detector(cfg), [64, 64])
+        count(build_model(cfg), [64, 64])
     with pytest.raises(InputError, match="bbox_roi_extractor is SingleRoIExtractor with DeformRoIPoolPack"):
-        part_of(build_detector(cfg), "detector", [64, 64])
+        part_of(build_model(cfg), "detector", [64, 64])
 
 
 def test_nothing_is_loaded_while_a_detector_is_built():

@@ -7,8 +7,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmcarafe.apis.config import build_detector, read_config
-from mmcarafe.apis.inferencer import check_count, check_instances, choose_classes
+from mmcarafe.apis.class_names import choose_classes
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.inferencer import check_count, check_instances
+from mmcarafe.apis.libraries import build_model
 from mmcarafe.errors import InputError
 
 SIX = ("a", "b", "c", "d", "e", "f")
@@ -74,7 +76,7 @@ def test_as_many_names_as_classes(kind):
 
 def test_a_panoptic_model_is_refused():
     for name in ("panoptic-fpn_r50_fpn-carafe_1x_coco", "mask2former_r50_carafe_8xb2-lsj-50e_coco"):
-        model = build_detector(read_config(str(ROOT / "configs/carafe" / f"{name}.py")))
+        model = build_model(read_config(str(ROOT / "configs/carafe" / f"{name}.py")))
         if name.startswith("mask2former"):
             check_instances(model, name)  # this one is configured for objects
             model.panoptic_fusion_head.test_cfg["instance_on"] = False

@@ -53,6 +53,22 @@ def test_every_mask_head_of_a_cascade_gets_the_upsampler():
     assert [head.upsample_cfg for head in heads] == [dict(type="CARAFE")] * 3
 
 
+def test_places_of_segmentors():
+    where = ["neck", "neck+decode_head", "ppm+fusion"]
+    names = [f"CARAFE in {place}" for place in where]
+    assert [arm.name for arm in arms_of(["CARAFE"], where)] == ["config", *names]
+    cfg = Config(dict(model=dict(neck=dict(type="FPN"), decode_head=dict(type="UPerHead"))))
+    both = arm_config(cfg, Arm("CARAFE,neck.up_kernel=3", "neck+decode_head")).model
+    assert both.neck.upsample_cfg == dict(type="CARAFE", up_kernel=3)
+    assert both.decode_head == dict(type="UPerHead", upsample_cfg=dict(type="CARAFE"))
+    some = arm_config(cfg, Arm("CARAFE", "ppm+fusion")).model
+    assert some.decode_head.upsample_in == ["ppm", "fusion"] and "upsample_cfg" not in some.neck
+    with pytest.raises(
+        InputError, match=r"--where neck\+head: expected neck, mask_head, .*, or both, got head"
+    ):
+        arms_of(["CARAFE"], ["neck+head"])
+
+
 def test_a_model_without_the_place_is_refused():
     cfg = get_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
     with pytest.raises(InputError, match=r"no roi_head\.mask_head or mask_head"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipes of docs/evidence.md build with each upsampler, and learn; on the embedded data set."""
+"""The recipes for detectors build with each upsampler, and learn; on the embedded data set."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from mmcarafe.comparison.arms import Arm, arm_config
 from mmcarafe.datasets.shapes.drawing import CLASSES
 
-RECIPES = sorted((ROOT / "configs/comparison").glob("*.py"))
+RECIPES = sorted((ROOT / "configs/comparison").glob("mask-rcnn*.py"))
 
 
 def on_shapes(path: Path, toy: Path) -> Config:

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmcarafe.datasets.class_counts import check_class_counts, class_counts, labelled_datasets
-from mmcarafe.engine import NumClassCheckHook
+from mmcarafe.engine.detection import NumClassCheckHook
 from mmcarafe.errors import DataError
 
 SIX = dict(classes=tuple("abcdef"))

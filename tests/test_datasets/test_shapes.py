@@ -61,14 +61,14 @@ def test_same_seed_same_bytes(root, tmp_path):
 
 def test_other_seed_other_pictures(root, tmp_path):
     other = _hashes(_make(tmp_path / "other", SMALL | {"train": 4, "val": 2, "seed": 4}))
-    assert len(other) == 8 and other.keys() <= _hashes(root).keys()
+    assert len(other) == 14 and other.keys() <= _hashes(root).keys()
     assert not set(other.values()) & set(_hashes(root).values())
 
 
 def test_a_picture_does_not_depend_on_how_many_there_are(root, tmp_path):
     fewer = _make(tmp_path / "fewer", SMALL | {"train": 5, "val": 3})
     pictures = {k: v for k, v in _hashes(fewer).items() if k.endswith(".png")}
-    assert len(pictures) == 8
+    assert len(pictures) == 16
     assert pictures.items() <= _hashes(root).items()
     for split in SPLITS:
         few, many = _load(fewer, split).dataset, _load(root, split).dataset
@@ -134,6 +134,9 @@ def test_segmentations_are_the_visible_masks(root, split):
             assert (drawn & mask).sum() >= 0.95 * (drawn | mask).sum()
             assert ann["area"] == mask.sum()
             assert tuple(ann["bbox"]) == cv2.boundingRect(mask.astype(np.uint8))
+        classes = cv2.imread(str(root / "semantic" / f"{split}2017" / path.name), cv2.IMREAD_UNCHANGED)
+        assert classes.dtype == np.uint8 and classes.shape == picture.shape[:2]
+        np.testing.assert_array_equal(classes, sum((label + 1) * mask for label, mask in objects))
 
 
 def _parts_and_holes(mask):
@@ -187,8 +190,9 @@ def test_an_existing_data_set_is_left_alone(tiny):
     assert {path: path.stat().st_mtime_ns for path in tiny.rglob("*")} == before
 
 
-def test_a_lost_picture_makes_it_incomplete(tiny):
-    (tiny / "val2017" / "000000000001.png").unlink()
+@pytest.mark.parametrize("folder", ["val2017", "semantic/val2017"])
+def test_a_lost_picture_makes_it_incomplete(tiny, folder):
+    (tiny / folder / "000000000001.png").unlink()
     with pytest.raises(FileExistsError, match="--force"):
         shapes.make_dataset(tiny, **TINY)
     _make(tiny, TINY, force=True)

@@ -8,8 +8,9 @@ import torch
 from families import mask_rcnn
 from torch import nn
 
-from mmcarafe.apis.config import build_detector, read_config
-from mmcarafe.deploy.detectors import image_channels
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.libraries import build_model
+from mmcarafe.deploy.network import image_channels
 from mmcarafe.deploy.verifying import read_image
 from mmcarafe.errors import InputError
 
@@ -27,7 +28,7 @@ class Patches(nn.Module):
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_channels_are_those_of_the_images(channels):
-    detector = build_detector(mask_rcnn(**{"model.backbone.in_channels": channels}))
+    detector = build_model(mask_rcnn(**{"model.backbone.in_channels": channels}))
     assert image_channels(detector) == channels
 
 
@@ -35,7 +36,7 @@ def test_pixels_beside_each_other_are_one_channel():
     detector = nn.Module()
     detector.backbone = Patches()
     assert image_channels(detector) == 4
-    assert image_channels(build_detector(read_config("mmdet::yolox/yolox_tiny_8xb8-300e_coco.py"))) == 3
+    assert image_channels(build_model(read_config("mmdet::yolox/yolox_tiny_8xb8-300e_coco.py"))) == 3
     detector.backbone = nn.Flatten()
     assert image_channels(detector) == 3
 

@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 import torch
 
-from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.libraries import build_model
 from mmcarafe.engine import CARAFEVisualizationHook
 
 
 def test_a_training_that_diverged_goes_on(request, tmp_path, caplog):
     cfg = read_config(str(request.config.rootpath / "configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py"))
-    model, written = build_detector(cfg), []
+    model, written = build_model(cfg), []
     cv2.imwrite(str(tmp_path / "image.png"), np.random.randint(0, 256, (64, 64, 3), np.uint8))
     visualizer = SimpleNamespace(add_image=lambda name, image, step: written.append(name))
     logger = logging.getLogger("diverged")

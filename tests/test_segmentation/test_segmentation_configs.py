@@ -15,11 +15,14 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
+from mmcarafe.datasets.shapes.drawing import CLASSES, PALETTE
 from mmcarafe.layers import CARAFE
 
 FOLDER = Path(__file__).parents[2] / "configs/segmentation"
 # file name up to the schedule -> CARAFE modules
 CARAFES = {
+    "fpn_r18-carafe_shapes": 9,
+    "fpn_r18_shapes": 0,
     "fpn_r50-carafe": 9,
     "segformer_mit-b0-carafe": 3,
     "unet-s5-d16-carafe_fcn": 4,
@@ -47,12 +50,22 @@ def base_of(path: Path) -> str:
     return path.read_text().split('"mmseg::')[1].split('"')[0]
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", [name for name, path in PATHS.items() if "shapes" not in name])
 def test_a_config_differs_by_the_upsampler_alone(name):
     ours = Config.fromfile(PATHS[name]).to_dict()
     assert ours.pop("custom_imports")["imports"] == ["mmcarafe.segmentation"]
     theirs = get_config(f"mmseg::{base_of(PATHS[name])}").to_dict()
     assert others(ours) == others(theirs)
+
+
+def test_the_embedded_config_differs_from_its_twin_by_the_upsampler_alone():
+    ours, theirs = (Config.fromfile(PATHS[f"fpn_r18{c}_shapes"]).to_dict() for c in ("-carafe", ""))
+    assert others(ours) == others(theirs) and ours != theirs
+    assert (ours["metainfo"]["classes"], ours["metainfo"]["palette"][1:]) == (
+        ("background", *CLASSES),
+        [*PALETTE],
+    )
+    assert ours["model"]["decode_head"]["num_classes"] == 1 + len(CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +76,7 @@ def test_a_config_differs_by_the_upsampler_alone(name):
 def test_a_config_learns_a_step_and_predicts(name):
     cfg = Config.fromfile(PATHS[name])
     cfg.model.train_cfg, cfg.model.test_cfg = {}, dict(mode="whole")
-    cfg.model.data_preprocessor.size = (64, 64)
+    cfg.model.data_preprocessor.update(size=(64, 64), size_divisor=None)
     with DefaultScope.overwrite_default_scope("mmseg"):
         model = MODELS.build(cfg.model)
         for part in model.modules():  # one process

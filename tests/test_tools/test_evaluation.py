@@ -2,7 +2,6 @@
 """The parts of test.py: what test-time augmentation compares with what, and where pictures are written."""
 
 import json
-import runpy
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from commands import TOOLS
 from mmdet.evaluation import VOCMetric
 from mmdet.models import DetTTAModel
 from mmdet.registry import DATASETS, HOOKS
@@ -23,11 +21,11 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmcarafe.apis import test_time_augmentation
-from mmcarafe.engine.hooks.distinct_visualization_hook import picture_names
+from mmcarafe.apis.detection import show_predictions
+from mmcarafe.apis.test_time_augmentation import check_boxes_alone, use_tta
 from mmcarafe.errors import InputError
+from mmcarafe.utils.files import picture_names
 
-TEST = runpy.run_path(str(TOOLS["test.py"])) | vars(test_time_augmentation)
 BOX = (8, 20, 32, 48)  # x1, y1, x2, y2, left of the middle
 META = dict(meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "instances"))
 LOAD, OBJECTS = dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True)
@@ -72,7 +70,7 @@ class FindsWhite(nn.Module):
 
 def evaluate(cfg: Config) -> tuple[DetDataSample, float]:
     """The merged sample of the image and VOC's mAP, which is computed from its objects."""
-    TEST["use_tta"](cfg)
+    use_tta(cfg)
     batch = pseudo_collate([DATASETS.build(cfg.test_dataloader.dataset)[0]])
     (sample,) = DetTTAModel(tta_cfg=cfg.tta_model.tta_cfg, module=FindsWhite()).test_step(batch)
     metric = VOCMetric(iou_thrs=0.9, eval_mode="area")
@@ -121,7 +119,7 @@ def test_each_of_several_data_sets_is_augmented(data_set):
     other = data_set | dict(pipeline=[LOAD, PAD, OBJECTS, PACK])
     both = dict(type="ConcatDataset", datasets=[data_set, dict(type="RepeatDataset", times=1, dataset=other)])
     cfg = Config(dict(model={}, test_dataloader=dict(dataset=both)))
-    TEST["use_tta"](cfg)
+    use_tta(cfg)
     loaded = DATASETS.build(cfg.test_dataloader.dataset)
     assert [[tuple(image.shape) for image in item["inputs"]] for item in loaded] == [
         [(3, 120, 200)] * 2, [(3, 300, 300)] * 2
@@ -131,13 +129,13 @@ def test_each_of_several_data_sets_is_augmented(data_set):
 def test_a_pipeline_without_views_is_refused(data_set):
     cfg = Config(dict(model={}, test_dataloader=dict(dataset=data_set), tta_pipeline=data_set["pipeline"]))
     with pytest.raises(InputError, match=r"expected TestTimeAug at the end .* got PackDetInputs"):
-        TEST["use_tta"](cfg)
+        use_tta(cfg)
 
 
 def written(paths: list[Path], options: dict) -> list[str | None]:
     """Where test.py's hook writes the pictures of images."""
     cfg = Config(dict(default_hooks=dict(visualization=dict(type="DetVisualizationHook"))))
-    TEST["show_predictions"](cfg, Namespace(**dict(show=False, show_dir=None, wait_time=0) | options))
+    show_predictions(cfg, Namespace(**dict(show=False, show_dir=None, wait_time=0) | options))
     DetLocalVisualizer.get_instance("test")
     hook, files = HOOKS.build(cfg.default_hooks.visualization), []
     hook._visualizer = SimpleNamespace(
@@ -191,11 +189,11 @@ def test_shown_in_a_window(images, tmp_path):
 def test_a_hook_of_the_configs_own_writes_into_the_folder_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = Config(dict(default_hooks=dict(visualization=dict(type="TheirHook"))))
-    TEST["show_predictions"](cfg, Namespace(show=False, show_dir="shown", wait_time=0))
+    show_predictions(cfg, Namespace(show=False, show_dir="shown", wait_time=0))
     assert cfg.default_hooks.visualization.type == "TheirHook"
     assert cfg.default_hooks.visualization.test_out_dir == str(tmp_path / "shown")
     with pytest.raises(InputError, match=r"the config has no default_hooks.visualization"):
-        TEST["show_predictions"](Config(), Namespace(show=True, show_dir=None, wait_time=0))
+        show_predictions(Config(), Namespace(show=True, show_dir=None, wait_time=0))
 
 
 @pytest.mark.parametrize("path", ["roi_head.mask_head", "mask_head", "bbox_head.mask_head", "panoptic_head"])
@@ -206,8 +204,8 @@ def test_a_detector_of_masks_is_refused_wherever_it_has_its_head(path):
         part.add_module(name, nn.Module())
         part = getattr(part, name)
     with pytest.raises(InputError, match=f"not their masks, which this model's {path.split('.')[-1]} finds"):
-        TEST["check_boxes_alone"](model)
+        check_boxes_alone(model)
 
 
 def test_a_detector_of_boxes_is_not_refused():
-    TEST["check_boxes_alone"](nn.ModuleDict(dict(roi_head=nn.Linear(1, 1), bbox_head=nn.Linear(1, 1))))
+    check_boxes_alone(nn.ModuleDict(dict(roi_head=nn.Linear(1, 1), bbox_head=nn.Linear(1, 1))))

@@ -96,7 +96,7 @@ def test_a_wrong_detection_is_found(wrong, tmp_path):
     theirs = [boxes, torch.rand(1, 20) / 2 + 0.5, torch.randint(9, (1, 20)), torch.rand(1, 20, 28, 28)]
     order = torch.randperm(20)
     ours = [t[:, order].clone() for t in theirs]
-    part = Namespace(outputs=("boxes", "scores", "labels", "masks"))
+    part = Namespace(finds_objects=True)
     assert compare(tmp_path, part, "x", ours, theirs) == (0.0, 20, 20)
     if wrong == "mask":
         ours[3][0, 3, 5, 5] += 0.25

@@ -35,7 +35,7 @@ def test_it_makes_the_data_set_once_and_replaces_it_with_force(tmp_path):
     assert done.stderr == "" and len(done.stdout.splitlines()) == 1
     assert "2 + 1 images" in done.stdout and str(out) in done.stdout
     made = {path: path.read_bytes() for path in out.rglob("*.*")}
-    assert len(made) == 5 and _info(out).items() >= dict(train=2, val=1, size=64, seed=7).items()
+    assert len(made) == 8 and _info(out).items() >= dict(train=2, val=1, size=64, seed=7).items()
     done = _run(out, *SMALL, "--seed", 7)
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.startswith("already there") and len(done.stdout.splitlines()) == 1

@@ -15,8 +15,8 @@ from mmengine.config import Config
 from torch import nn
 
 from mmcarafe.analysis.flops import CARAFES, OUTSIDE, Cost, count, total
-from mmcarafe.apis.config import build_detector
-from mmcarafe.deploy.detectors import Preprocessed, predicting
+from mmcarafe.apis.libraries import build_model
+from mmcarafe.deploy.network import Preprocessed, predicting
 from mmcarafe.deploy.parts import part_of
 from mmcarafe.errors import InputError
 from mmcarafe.visualization import load_image, look
@@ -69,7 +69,7 @@ def test_the_demo_finds_objects(cfg, family, image, tmp_path, monkeypatch):
 
 
 def test_every_component_is_counted(cfg, family):
-    costs, detector = count(build_detector(cfg), [256, 256]), predicting(build_detector(cfg))
+    costs, detector = count(build_model(cfg), [256, 256]), predicting(build_model(cfg))
     assert total(costs).parameters == sum(p.numel() for p in detector.parameters())
     for name, cost in costs.items():
         if name not in (OUTSIDE, CARAFES):
@@ -79,7 +79,7 @@ def test_every_component_is_counted(cfg, family):
     assert costs.get(OUTSIDE, Cost()) == (Cost(4 * 256) if family == "deformable_detr" else Cost())
     assert (CARAFES in costs) == (family not in ("deformable_detr", "ssd"))
     if family == "soft_teacher":
-        assert costs == count(build_detector(mask_rcnn()), [256, 256])
+        assert costs == count(build_model(mask_rcnn()), [256, 256])
     if family == "cascade_rpn":  # as many boxes as are allowed, whatever is proposed
         head = detector.roi_head.bbox_head
         layers = (layer for layer in head.modules() if isinstance(layer, nn.Linear))
@@ -88,7 +88,7 @@ def test_every_component_is_counted(cfg, family):
 
 
 def test_kernels_are_looked_at(cfg, family, image):
-    detector = build_detector(cfg)
+    detector = build_model(cfg)
     detector.init_weights()
     seen = {view.name for view in look(detector, *load_image(cfg, image))}
     parts = dict(
@@ -104,7 +104,7 @@ def test_kernels_are_looked_at(cfg, family, image):
 
 @pytest.mark.parametrize("name", ["detector", "raw", "neck"])
 def test_parts_run_or_are_refused(cfg, family, name):
-    detector = build_detector(cfg)
+    detector = build_model(cfg)
     if message := NOT[family].get(name):
         with pytest.raises(InputError, match=re.escape(message)):
             part_of(detector, name, [256, 256])

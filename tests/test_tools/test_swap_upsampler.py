@@ -11,7 +11,8 @@ from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.libraries import build_model
 from mmcarafe.checkpoint.state_dict import check_state, load_start, read_state_dict
 
 NEAREST = dict(type="nearest")
@@ -47,7 +48,7 @@ def detect(model: nn.Module, cfg: Config) -> InstanceData:
 def start(upsample_cfg: dict, weights: dict) -> InstanceData:
     """Return what a detector with another upsampler finds before it is trained."""
     cfg = config(upsample_cfg)
-    model = build_detector(cfg)
+    model = build_model(cfg)
     assert load_start(model, "nearest.pth", weights) == [FRESH]
     return detect(model, cfg)
 
@@ -64,7 +65,7 @@ def likeness(ours: InstanceData, theirs: InstanceData) -> tuple[float, float, fl
 def test_a_start_as_nearest_keeps_boxes_scores_and_masks(weights, toy, monkeypatch):
     monkeypatch.chdir(toy)
     cfg = config(NEAREST)
-    model = build_detector(cfg)
+    model = build_model(cfg)
     check_state(model, "nearest.pth", weights)
     theirs = detect(model, cfg)[:10]  # of 20, the last of which are chosen by a hair
     assert len(theirs) == 10

@@ -8,7 +8,8 @@ import pytest
 import torch
 from commands import CONFIG, SMALL, TWIN, call, refused
 
-from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.libraries import build_model
 
 PICTURES = {"trace.png", "kernels.png", "entropy.png", "features.png"}
 # the toy detector finds nothing well, so that any score counts
@@ -60,7 +61,7 @@ def test_a_downsampler_has_pictures_and_is_not_on_the_page(given, tmp_path):
     config, _, image = given
     options = {"model.backbone.base_channels": 8, "model.neck.in_channels": [8, 16, 32, 64]}
     down = "model.neck.downsample_cfg.type"
-    model = build_detector(read_config(str(config), options | {down: "CARAFE"}))
+    model = build_model(read_config(str(config), options | {down: "CARAFE"}))
     torch.save(model.state_dict(), tmp_path / "fresh.pth")
     given = config, tmp_path / "fresh.pth", image
     options = ("--module", "neck.extra_levels", *QUICK, "--cfg-options", *SMALL[:2], f"{down}=CARAFE")

@@ -10,7 +10,8 @@ import torch
 from mmdet.structures import DetDataSample
 from torch import nn
 
-from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.libraries import build_model
 from mmcarafe.layers.upsampler import Reassembler
 from mmcarafe.visualization import choose_points, image_points, look, select
 
@@ -27,7 +28,7 @@ def detector(root, **options):
     torch.manual_seed(0)
     options |= {"model.backbone.base_channels": 8, "model.neck.in_channels": [8, 16, 32, 64]}
     options["model.test_cfg"] = dict(rcnn=dict(score_thr=0.0))
-    model = build_detector(read_config(str(root / CONFIG), options))
+    model = build_model(read_config(str(root / CONFIG), options))
     for layer in model.modules():
         if isinstance(layer, Reassembler):
             nn.init.normal_(layer.content_encoder.weight)

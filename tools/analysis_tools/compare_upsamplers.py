@@ -15,10 +15,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout  # which torch needs
 from mmengine.config import Config
 
-from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.libraries import build_model
 from mmcarafe.comparison.arms import BOTH, PLACES, UNCHANGED, arm_config, arms_of
 from mmcarafe.comparison.processes import run_all
-from mmcarafe.comparison.report import write_report
+from mmcarafe.comparison.report import PER_CENT, write_report
 from mmcarafe.comparison.runs import RESULTS, Run, add_result, plan, read_results, result_line, run_config
 from mmcarafe.datasets.configured import check_data
 from mmcarafe.errors import InputError
@@ -36,7 +37,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="TYPE[,KEY=VALUE,...]",
         help="types of upsample_cfg with their arguments; mask_head.KEY=VALUE is for the mask head alone",
     )
-    parser.add_argument("--where", nargs="+", choices=[*PLACES, BOTH], default=["neck"], help="where they go")
+    parser.add_argument(
+        "--where",
+        nargs="+",
+        default=["neck"],
+        metavar="PLACE[+PLACE]",
+        help=f"where they go: {', '.join(PLACES)}, or {BOTH}, which is neck+mask_head",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread or one GPU each")
     parser.add_argument("--out", type=Path, required=True, help=f"folder of the runs and of {RESULTS}")
@@ -74,8 +81,9 @@ def train_all(cfg: Config, name: str, runs: list[Run], out: Path, jobs: int) -> 
         if status == 0:
             line = result_line(cfg, name, run)
             add_result(results, line)
-            aps = (f"{key} {value:.3f}" for key, value in line["metrics"].items() if key.endswith("_mAP"))
-            print(f"{run}: {', '.join(aps)}", flush=True)
+            values = line["metrics"].items()
+            said = (f"{key} {value:.3f}" for key, value in values if key.endswith("_mAP") or key in PER_CENT)
+            print(f"{run}: {', '.join(said)}", flush=True)
         else:
             failed.append(run)
             log = run.folder / "log.txt"
@@ -98,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     runs = plan(cfg, arms, args.seeds, args.out.resolve())
     check_data(cfg, "train", "val")
     for arm in arms:  # what is wrong with one is said now, not after the runs before it
-        build_detector(arm_config(cfg, arm))
+        build_model(arm_config(cfg, arm))
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(args.out / ".lock", timeout=0):

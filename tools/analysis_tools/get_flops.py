@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters and floating-point operations of a detector, by component, and against another one.
+"""Parameters and floating-point operations of a model, by component, and against another one.
 
-One image goes through the detector on the CPU, and torch's counter counts what runs (a multiply-add as
+One image goes through the model on the CPU, and torch's counter counts what runs (a multiply-add as
 two); CARAFE modules are counted by the paper's formula. The heads of two-stage detectors are counted for as
 many RoIs as the settings for tests allow: those of the proposals in box heads, of the detections in mask
 heads. Of a semi-supervised detector the one that predicts is counted.
@@ -19,14 +19,15 @@ from rich.console import Console
 from rich.table import Table
 
 from mmcarafe.analysis.flops import CARAFES, Cost, count, total
-from mmcarafe.apis.config import build_detector, read_config
-from mmcarafe.deploy.detectors import MULTIPLE
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.libraries import build_model
+from mmcarafe.deploy.network import MULTIPLE
 from mmcarafe.utils.cli import add_cfg_options, run
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Count a detector's parameters and operations")
+    parser = argparse.ArgumentParser(description="Count a model's parameters and operations")
     parser.add_argument(
         "config", help="file, or one of mmdet's: mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
     )
@@ -72,7 +73,7 @@ def show(
     console.print(
         "Counted: convolutions, linear layers, attention, reassembly, bilinear sampling. Not counted: "
         "deformable convolutions, normalisation, activations, RoIAlign, NMS, pasting of masks. A component "
-        "with parameters and no operations does not run in mmdet's raw forward pass, or only looks up or "
+        "with parameters and no operations does not run in the raw forward pass, or only looks up or "
         "normalises.",
         soft_wrap=True,
     )
@@ -81,8 +82,8 @@ def show(
 def main(argv: list[str] | None = None) -> None:
     """Count and print."""
     args = parse_args(argv)
-    ours = count(build_detector(read_config(args.config, args.cfg_options)), args.shape)
-    theirs = count(build_detector(read_config(args.against)), args.shape) if args.against else {}
+    ours = count(build_model(read_config(args.config, args.cfg_options)), args.shape)
+    theirs = count(build_model(read_config(args.against)), args.shape) if args.against else {}
     show(args.config, ours, args.against, theirs, args.shape)
 
 

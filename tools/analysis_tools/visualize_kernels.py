@@ -14,7 +14,8 @@ from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from mmcarafe.apis.config import KERNELS, absence_named, build_detector, read_config
+from mmcarafe.apis.config import KERNELS, absence_named, read_config
+from mmcarafe.apis.libraries import build_model
 from mmcarafe.checkpoint.state_dict import check_checkpoint
 from mmcarafe.errors import InputError
 from mmcarafe.layers.upsampler import Reassembler
@@ -34,7 +35,7 @@ from mmcarafe.visualization import (
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Draw what a detector's CARAFE modules do with an image")
+    parser = argparse.ArgumentParser(description="Draw what a model's CARAFE modules do with an image")
     parser.add_argument("config")
     parser.add_argument("checkpoint")
     parser.add_argument("image")
@@ -62,9 +63,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def build_model(cfg: Config, args: argparse.Namespace) -> nn.Module:
-    """Build the detector with its weights; InputError where there is nothing to look at."""
-    model = build_detector(cfg)
+def load_model(cfg: Config, args: argparse.Namespace) -> nn.Module:
+    """Build the model with its weights; InputError where there is nothing to look at."""
+    model = build_model(cfg)
     if not any(isinstance(module, Reassembler) for module in model.modules()):
         raise InputError(
             f"config {args.config} builds no CARAFE module; name one with upsample_cfg=dict(type='CARAFE')"
@@ -75,7 +76,7 @@ def build_model(cfg: Config, args: argparse.Namespace) -> nn.Module:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the detector on the image and write the pictures."""
+    """Run the model on the image and write the pictures."""
     args = parse_args(argv)
     for option, folder in (("--out", args.out), ("--html", args.html and Path(args.html).parent)):
         if folder:
@@ -84,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     check_pipeline(cfg, args.config)
     if not Path(args.image).is_file():
         raise InputError(f"image {args.image} does not exist")
-    model = build_model(cfg, args)
+    model = load_model(cfg, args)
     with absence_named(f"{type(model).__name__} does not run on {args.device}", KERNELS):
         seen = look(model, *load_image(cfg, args.image))
     if not seen:

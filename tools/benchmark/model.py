@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.libraries import build_model
 
 MODEL = "Mask R-CNN R50"
 IMAGE = (1, 3, 800, 1344)
@@ -35,7 +36,7 @@ def model_functions() -> dict[str, Callable]:
     image, box_rois, mask_rois = torch.rand(IMAGE), _rois(BOX_ROIS), _rois(MASK_ROIS)
     functions = {}
     for name, config in CONFIGS.items():
-        model = build_detector(read_config(config)).requires_grad_(False)
+        model = build_model(read_config(config)).requires_grad_(False)
         levels = model.backbone(image)
         maps = model.neck(levels)
         functions |= {

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export a detector, or a part of it, to ONNX of standard operators, and check the file with ONNX Runtime.
+"""Export a model, or a part of it, to ONNX of standard operators, and check the file with ONNX Runtime.
 
 Parts: ``detector`` goes from BGR images as OpenCV reads them (grey ones where the model takes one channel;
-the normalisation is in the model) to boxes, scores, labels and masks; ``raw`` ends at what the dense head
+the normalisation is in the model) to boxes, scores, labels and masks; ``segmentor`` goes from them to the
+scores of each pixel; ``raw`` ends at what the dense head
 predicts for each level, before boxes are selected; ``neck`` takes the backbone's levels; ``upsampler`` is the
 first upsampler alone, of any type. A file named ``.pt2`` is a program of ``torch.export`` instead.
 
@@ -20,10 +21,11 @@ from pathlib import Path
 
 from mmengine.runner import load_checkpoint
 
-from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.libraries import build_model
 from mmcarafe.checkpoint.state_dict import check_checkpoint
-from mmcarafe.deploy.detectors import MULTIPLE
 from mmcarafe.deploy.exporting import MIN_SIDE, OPSETS, program_of, save
+from mmcarafe.deploy.network import MULTIPLE
 from mmcarafe.deploy.parts import PARTS, part_of
 from mmcarafe.deploy.verifying import other_inputs, verify
 from mmcarafe.utils.cli import add_cfg_options, run
@@ -31,11 +33,11 @@ from mmcarafe.utils.cli import add_cfg_options, run
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Export a detector or a part of it to ONNX")
+    parser = argparse.ArgumentParser(description="Export a model or a part of it to ONNX")
     parser.add_argument("config")
     parser.add_argument("checkpoint", nargs="?", help="without one the weights are random")
     parser.add_argument("--output", default="model.onnx", help=".onnx, or .pt2 for a program of torch.export")
-    parser.add_argument("--part", default="detector", choices=PARTS)
+    parser.add_argument("--part", choices=PARTS, help="default: the whole detector or segmentor")
     parser.add_argument("--shape", nargs=2, type=int, default=[800, 1344], metavar=("H", "W"))
     parser.add_argument("--dynamic", action="store_true", help="any batch, height and width (steps of 32)")
     parser.add_argument(
@@ -59,13 +61,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Export, and check."""
     args = parse_args(argv)
-    detector = build_detector(read_config(args.config, args.cfg_options))
+    model = build_model(read_config(args.config, args.cfg_options))
     if args.checkpoint:
-        check_checkpoint(detector, args.checkpoint)
-        load_checkpoint(detector, args.checkpoint, map_location="cpu")
+        check_checkpoint(model, args.checkpoint)
+        load_checkpoint(model, args.checkpoint, map_location="cpu")
     else:
         print("no checkpoint given: the weights are random")
-    part = part_of(detector, args.part, args.shape)
+    part = part_of(model, args.part, args.shape)
     part.module.eval()
     check = args.verify is not None or args.dynamic  # which may fail on other sizes than the traced ones
     inputs = other_inputs(part, args.shape, args.dynamic, args.verify or ()) if check else {}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmcarafe.models
-from mmcarafe.apis.config import build_detector
+from mmcarafe.apis.libraries import build_model
 from mmcarafe.layers import CARAFE, TYPES, CARAFEDownsample, build_upsample
 from mmcarafe.layers.upsample_types import UpsampleType
 from mmcarafe.utils.cli import run
@@ -104,7 +104,7 @@ def base_of(path: Path) -> str | None:
 def build(config: Config) -> nn.Module:
     """Build the detector, its parameters without memory."""
     with torch.device("meta"):
-        return build_detector(config)
+        return build_model(config)
 
 
 def where(model: nn.Module) -> list[str]:

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from mmcarafe.datasets.checks.findings import Findings, Found
 from mmcarafe.datasets.checks.settings import Settings
-from mmcarafe.datasets.transforms import leaves_no_pixel
+from mmcarafe.datasets.images import leaves_no_pixel
 
 MAX_PIXELS = 2**30  # OpenCV's OPENCV_IO_MAX_IMAGE_PIXELS
 LARGE_PIXELS = 50 * 10**6

@@ -53,6 +53,11 @@ class Part(NamedTuple):
 
 def read_settings(cfg: Config, ann_file: str = "") -> Settings:
     """Read what a config does with a file: as the data set that reads it, else as the first learnt."""
+    if cfg.get("default_scope") == "mmseg":
+        raise InputError(
+            f"config {cfg.filename} is of mmsegmentation, whose maps train.py checks while they are read; "
+            "the checks here are of COCO's files"
+        )
     init_default_scope(cfg.get("default_scope") or "mmdet")
     train, val, test = ([*_parts(cfg, f"{split}_dataloader")] for split in ("train", "val", "test"))
     if not train:

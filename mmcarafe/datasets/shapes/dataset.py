@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a small instance segmentation data set in COCO's layout.
+"""Make a small data set for instance segmentation, in COCO's layout, and for semantic segmentation.
 
 The pictures show disks, stars, rings, crescents, gears and waves that hide one another; what
 tells the classes apart is their boundary.  The same arguments give the same bytes::
 
     python tools/dataset_tools/make_shapes_dataset.py data/shapes
 
-writes ``annotations/instances_{train,val}2017.json``, ``train2017/`` and ``val2017/``.
+writes ``annotations/instances_{train,val}2017.json``, ``train2017/`` and ``val2017/``, and for each picture
+a map of the same name in ``semantic/{train,val}2017/``: a PNG of one channel with the class of each pixel, 0
+the background and those of ``CLASSES`` from 1.
 """
 
 import json
@@ -24,8 +26,8 @@ from mmcarafe.datasets.shapes.drawing import CLASSES, draw_scene
 SPLITS = ("train", "val")
 INFO = {  # no date, for the same bytes
     "contributor": "mmcarafe make_shapes_dataset",
-    "description": "Shapes with fine boundaries, drawn for instance segmentation",
-    "version": "1",  # raised whenever the same arguments give other bytes
+    "description": "Shapes with fine boundaries, drawn for instance and semantic segmentation",
+    "version": "2",  # raised whenever the same arguments give other bytes
 }
 MIN_SIZE, MAX_SIZE = 64, 1024
 MAX_COUNT = 10**6
@@ -70,10 +72,19 @@ def annotation(mask: np.ndarray, label: int, image_id: int, ann_id: int) -> dict
     }
 
 
+def semantic_map(objects: list[tuple[int, np.ndarray]], size: int) -> np.ndarray:
+    """Return the class of each pixel of :func:`.draw_scene`'s objects, uint8 [size, size]; 0: background."""
+    classes = np.zeros((size, size), np.uint8)
+    for label, mask in objects:
+        classes[mask] = label + 1
+    return classes
+
+
 def _write_split(root: Path, split: str, info: dict) -> None:
-    """Write the pictures of one split and its annotation file under ``root``."""
-    folder, file = _paths(root, split)
-    folder.mkdir(parents=True)
+    """Write the pictures of one split, their maps, and its annotation file under ``root``."""
+    folder, maps, file = _paths(root, split)
+    for made in (folder, maps):
+        made.mkdir(parents=True)
     images, annotations, size = [], [], info["size"]
     # disable=None: a bar on a terminal, nothing in a log file.
     for index in tqdm(range(info[split]), desc=split, unit="image", disable=None):
@@ -82,8 +93,9 @@ def _write_split(root: Path, split: str, info: dict) -> None:
         picture, objects = draw_scene(rng, size)
         image_id = index + 1
         name = f"{image_id:012d}.png"
-        _, png = cv2.imencode(".png", picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
-        (folder / name).write_bytes(png.tobytes())
+        for place, pixels in ((folder, picture[..., ::-1]), (maps, semantic_map(objects, size))):
+            _, png = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+            (place / name).write_bytes(png.tobytes())
         images.append({"file_name": name, "height": size, "id": image_id, "license": 1, "width": size})
         for label, mask in objects:
             annotations.append(annotation(mask, label, image_id, len(annotations) + 1))
@@ -99,9 +111,10 @@ def _write_split(root: Path, split: str, info: dict) -> None:
     file.write_text(json.dumps(content, sort_keys=True, separators=(",", ":")) + "\n")
 
 
-def _paths(root: Path, split: str) -> tuple[Path, Path]:
-    """Return the folder of a split's pictures, and its annotation file."""
-    return root / f"{split}2017", root / f"annotations/instances_{split}2017.json"
+def _paths(root: Path, split: str) -> tuple[Path, Path, Path]:
+    """Return the folders of a split's pictures and of their maps, and its annotation file."""
+    name = f"{split}2017"
+    return root / name, root / "semantic" / name, root / f"annotations/instances_{name}.json"
 
 
 def _read(file: Path) -> dict:
@@ -116,9 +129,9 @@ def _read(file: Path) -> dict:
 def is_complete(root: Path, info: dict) -> bool:
     """Tell whether ``root`` holds the whole data set that is made of ``info``."""
     return all(
-        _read(file)["info"] == info and len(list(folder.glob("*.png"))) == info[split]
+        _read(file)["info"] == info and all(len(list(f.glob("*.png"))) == info[split] for f in folders)
         for split in SPLITS
-        for folder, file in [_paths(root, split)]
+        for *folders, file in [_paths(root, split)]
     )
 
 
@@ -128,10 +141,10 @@ def _check_target(root: Path, force: bool) -> None:
         return
     if not root.is_dir():
         raise FileExistsError(f"{root} is a file; name another folder.")
-    makers, ours = [], {root / "annotations"}
-    for folder, file in (_paths(root, split) for split in SPLITS):
+    makers, ours = [], {root / "annotations", root / "semantic"}
+    for *folders, file in (_paths(root, split) for split in SPLITS):
         makers.append(_read(file)["info"].get("contributor"))
-        ours |= {folder, file, *filter(Path.is_file, folder.glob("*.png"))}
+        ours |= {file, *folders, *(path for f in folders for path in f.glob("*.png") if path.is_file())}
     if INFO["contributor"] not in makers or not ours.issuperset(root.rglob("*")):
         raise FileExistsError(
             f"{root} holds files that this tool did not write and is left as it is; name another folder."
@@ -183,7 +196,7 @@ def make_dataset(root: Path, train: int, val: int, size: int, seed: int, force: 
 
 def summary(root: Path) -> str:
     """Describe a data set in a line: pictures, objects of every class, and where it is."""
-    contents = [_read(_paths(root, split)[1]) for split in SPLITS]
+    contents = [_read(_paths(root, split)[-1]) for split in SPLITS]
     pictures = " + ".join(str(len(content["images"])) for content in contents)
     counts = Counter(ann["category_id"] for content in contents for ann in content["annotations"])
     objects = ", ".join(f"{counts[i]} {name}" for i, name in enumerate(CLASSES, 1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints from which a killed training goes on exactly; registered with mmdet under mmengine's name.
+"""Checkpoints from which a killed training goes on exactly; registered under mmengine's name.
 
 mmengine writes a checkpoint straight to its final name, removes the old one before the new one is there, and
 does not store the state of the random number generators; ``docs/resume.md`` says what holds with this hook.
@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from mmdet.registry import HOOKS
 from mmengine import hooks
 from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
@@ -21,7 +20,6 @@ from mmcarafe.checkpoint.state_dict import unwrap
 from mmcarafe.checkpoint.writing import PARTIAL_SUFFIX, WholeFileBackend
 
 
-@HOOKS.register_module()
 class CheckpointHook(hooks.CheckpointHook):
     """mmengine's CheckpointHook, with whole files and the random state of each process in them.
 

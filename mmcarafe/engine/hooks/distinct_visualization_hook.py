@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of predictions, one for each image of a test, whatever folders the images are in."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,8 @@ from mmdet.registry import HOOKS
 from mmdet.structures import DetDataSample
 from mmengine.fileio import get
 from mmengine.runner import Runner
+
+from mmcarafe.utils.files import picture_names
 
 
 @HOOKS.register_module()
@@ -52,24 +53,3 @@ class DistinctVisualizationHook(DetVisualizationHook):
                 out_file=str(folder / name),
                 step=self._test_index,
             )
-
-
-def picture_names(paths: Sequence[str]) -> dict[str, str]:
-    """Return a file name for each image path: its part that paths do not share, without folders.
-
-    Example:
-        >>> from mmcarafe.engine.hooks.distinct_visualization_hook import picture_names
-        >>> [*picture_names(["/data/cam0/1.png", "/data/cam1/1.png"]).values()]
-        ['cam0_1.png', 'cam1_1.png']
-    """
-    whole = {path: os.path.abspath(path) for path in paths}
-    common = os.path.commonpath({os.path.dirname(path) for path in whole.values()})
-    names: dict[str, str] = {}
-    taken = set()
-    for path, absolute in whole.items():
-        name = os.path.relpath(absolute, common).replace(os.sep, "_")
-        while name in taken:  # a_b/1.png beside a/b_1.png
-            name = f"_{name}"
-        taken.add(name)
-        names[path] = name
-    return names

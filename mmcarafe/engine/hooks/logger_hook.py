@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mmengine's LoggerHook for several processes, registered with mmdet under its name."""
+"""mmengine's LoggerHook for several processes, registered under its name."""
 
-from mmdet.registry import HOOKS
 from mmengine import hooks
 from mmengine.dist import master_only
 
 
-@HOOKS.register_module()
 class LoggerHook(hooks.LoggerHook):
     """mmengine's LoggerHook, but the first process alone writes the metrics of a test.
 

@@ -3,13 +3,11 @@
 
 from functools import partial
 
-from mmdet.registry import HOOKS
 from mmengine import hooks
 from mmengine.dist import get_world_size
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 
-@HOOKS.register_module()
 class DistSamplerSeedHook(hooks.DistSamplerSeedHook):
     """mmengine's DistSamplerSeedHook that seeds the data workers for each epoch as well.
 

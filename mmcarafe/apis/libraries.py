@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The library that a config is of, mmdet or mmsegmentation, and what the commands do with its models."""
+
+from importlib import import_module
+from types import ModuleType
+
+from mmengine.config import Config
+from torch import nn
+
+from mmcarafe.errors import InputError
+
+LIBRARIES = {"mmdet": "detection", "mmseg": "segmentation"}
+"""The modules of this package, by the scopes of what they import."""
+
+INSTALLED_BY = {"mmdet": "mmdet", "mmseg": "mmsegmentation ftfy regex"}
+"""What pip installs for a scope."""
+
+
+def library_of(cfg: Config) -> ModuleType:
+    """Return the module for the library that the config's ``default_scope`` names; without one, for mmdet.
+
+    Both modules have the same names: ``build``; ``Inferencer`` and ``Output`` of the demo; ``Dump``,
+    ``show_predictions``, ``use_tta`` and ``check_tta`` of a test. Importing one registers this package's
+    classes with the library.
+
+    Raises:
+        InputError: the library is not installed.
+    """
+    # a project's own scope looks things up in mmdet's
+    scope = cfg.get("default_scope") if cfg.get("default_scope") in LIBRARIES else "mmdet"
+    try:
+        return import_module(f"mmcarafe.apis.{LIBRARIES[scope]}")
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("mmcarafe"):
+            raise
+        raise InputError(
+            f"the config is of {scope} (its default_scope), which is not all there ({error}): pip install "
+            f"{INSTALLED_BY[scope]}"
+        ) from error
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build the model of a config without pretrained weights, in evaluation mode.
+
+    Raises:
+        InputError: the library is not installed, the model takes more than an image, or cannot be built.
+    """
+    return library_of(cfg).build(cfg)
