@@ -156,7 +156,6 @@ class Formats:
 
     def openvino(self) -> tuple[Finder, float, float]:
         """Return OpenVINO's file in OpenVINO."""
-        optional("openvino")
         return self._loaded(self._written("model.xml"))
 
     def int8(self, images: int = 64) -> tuple[Finder, float, float]:
@@ -194,6 +193,17 @@ NAMES = {
     "int8": "ONNX Runtime, INT8",
 }
 """Of the methods of :class:`Formats` that return one."""
+
+NEEDED = dict.fromkeys(("onnx", "int8"), ("onnx", "onnxscript", "onnxruntime"))
+NEEDED["openvino"] = ("onnx", "onnxscript", "openvino")
+"""Packages, beside PyTorch, by format."""
+
+
+def check_installed(names: Iterable[str]) -> None:
+    """Raise InputError where a package that one of the formats needs is not installed."""
+    for name in names:
+        for package in NEEDED.get(name, ()):
+            optional(package)
 
 
 def measure(formats: Formats, names: Iterable[str], limit: int | None = None) -> list[Row]:

@@ -79,6 +79,7 @@ def test_no_format_loses_ap(trained, tmp_path, monkeypatch):
 def test_without_openvino_it_says_what_to_install(tmp_path):
     args = [CONFIG, "--format", "openvino", "--shape", 192, 192]
     refused("export.py", *args, cwd=tmp_path, match="this format needs openvino")
+    refused("compare_formats.py", CONFIG, "x.pth", cwd=tmp_path, match="pip install openvino")
 
 
 def test_a_name_of_another_format_is_refused(tmp_path):

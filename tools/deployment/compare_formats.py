@@ -18,7 +18,7 @@ import torch
 from mmengine.runner import load_checkpoint
 
 from mmcarafe.apis.config import build_detector, read_config
-from mmcarafe.apis.formats import NAMES, Formats, measure, table
+from mmcarafe.apis.formats import NAMES, Formats, check_installed, measure, table
 from mmcarafe.checkpoint.state_dict import check_checkpoint
 from mmcarafe.deploy.exporting import MIN_SIDE
 from mmcarafe.deploy.parts import part_of
@@ -47,6 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Measure, and print."""
     args = parse_args(argv)
+    check_installed(args.formats)
     cfg = read_config(args.config, args.cfg_options)
     detector = build_detector(cfg)
     check_checkpoint(detector, args.checkpoint)
