@@ -122,8 +122,10 @@ setup(
         "mmseg": ["mmsegmentation>=1.2.2,<1.3", "ftfy", "regex"],
         # GPU kernels; torch's CUDA builds for Linux bring it along
         "triton": ["triton>=3.4"],
-        # tools/deployment/export_onnx.py
+        # tools/deployment/export.py
         "onnx": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
+        # with "onnx": export.py --format openvino
+        "openvino": ["openvino>=2026.4"],
         "tests": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff", "clang-format", "codespell"],
     },
 )

@@ -216,7 +216,7 @@ def test_an_installed_wheel_trains_tests_counts_and_exports(installed, tmp_path)
     )
     assert "GFLOPs" in counted
     run_installed(
-        installed, mim / "tools/deployment/export_onnx.py", config, weights, "--part", "upsampler",
+        installed, mim / "tools/deployment/export.py", config, weights, "--part", "upsampler",
         "--output", "upsampler.onnx", *smaller, cwd=tmp_path,
     )  # fmt: skip
     assert (tmp_path / "upsampler.onnx").is_file()

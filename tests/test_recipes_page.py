@@ -14,7 +14,8 @@ from commands import CONFIG, call
 from mmdet.apis import inference_detector, init_detector
 from mmengine.registry import VISBACKENDS
 
-from mmcarafe.apis.config import build_detector, read_config
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.libraries import build_model
 from mmcarafe.datasets.configured import check_data
 from mmcarafe.datasets.shapes.drawing import CLASSES
 
@@ -37,7 +38,7 @@ def quickstart(tmp_path_factory):
     config.parent.mkdir(parents=True)
     config.write_text(SMALL)
     torch.manual_seed(0)
-    model = build_detector(read_config(str(config)))
+    model = build_model(read_config(str(config)))
     with torch.no_grad():
         model.roi_head.bbox_head.fc_cls.bias[CLASSES.index("disk")] = 4
         model.roi_head.mask_head.conv_logits.bias.fill_(1)
@@ -81,7 +82,7 @@ def test_own_data(recipe, quickstart):
     assert "train_dataloader.dataset, CocoDataset of" in said.stdout and "no data set of" not in said.stdout
     cfg = read_config(train.split()[2])
     check_data(cfg, "train", "val", "test")
-    assert [type(module).__name__ for module in build_detector(cfg).neck.upsample_modules] == ["CARAFE"] * 3
+    assert [type(module).__name__ for module in build_model(cfg).neck.upsample_modules] == ["CARAFE"] * 3
 
 
 def test_supervision(recipe):

@@ -4,6 +4,7 @@
 import logging
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch.export import Dim, ExportedProgram
@@ -12,6 +13,7 @@ from mmcarafe.deploy.gathering import without_grid_sample
 from mmcarafe.deploy.network import MULTIPLE
 from mmcarafe.deploy.ops import exportable
 from mmcarafe.deploy.parts import Part
+from mmcarafe.deploy.runtimes import optional, to_openvino
 from mmcarafe.errors import InputError
 
 MIN_SIDE = 192  # the coarsest level of what is exported, and of what is compared, must have more than one row
@@ -64,10 +66,16 @@ def program_of(part: Part, dynamic: bool, gather: bool = False) -> ExportedProgr
 
 
 def save(program: ExportedProgram, part: Part, path: Path, opset: int) -> None:
-    """Write the program, as ONNX unless the file is named .pt2."""
+    """Write the program as ONNX, for OpenVINO where the file is named .xml, or as it is where it is .pt2."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".pt2":
         torch.export.save(program, path)
+        return
+    if path.suffix == ".xml":
+        with TemporaryDirectory() as folder:
+            source = Path(folder) / "model.onnx"
+            save(program, part, source, opset)
+            to_openvino(source, path)
         return
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -93,10 +101,7 @@ def save(program: ExportedProgram, part: Part, path: Path, opset: int) -> None:
 
 
 def _translation_table() -> dict:
-    try:
-        from .onnx import translation_table
-    except ImportError as error:
-        raise InputError(
-            f"the export needs onnxscript ({error}); pip install onnx onnxscript onnxruntime"
-        ) from error
+    optional("onnxscript", "onnx", "onnxruntime")
+    from .onnx import translation_table
+
     return translation_table()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a model that export_onnx.py writes, each with inputs to trace it with."""
+"""The parts of a model that export.py writes, each with inputs to trace it with."""
 
 from itertools import chain
 from typing import NamedTuple

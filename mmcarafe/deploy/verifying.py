@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from mmcarafe.deploy.network import MULTIPLE
 from mmcarafe.deploy.parts import Part
+from mmcarafe.deploy.runtimes import ENGINES, runtime
 from mmcarafe.errors import InputError
 
 TIMED = 5
@@ -24,28 +25,6 @@ TIMED = 5
 FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}
 # share of the detections: where two boxes score alike, rounding decides which one suppresses the other
 MAX_LOST = 0.01
-
-
-def runtime(path: Path) -> tuple[Callable[[tuple[Tensor, ...]], list[Tensor]], float]:
-    """Return a function that runs the exported file, and the seconds it took to load."""
-    start = time.perf_counter()
-    if path.suffix == ".pt2":
-        program = torch.export.load(path).module()
-        return lambda inputs: tree_leaves(program(*inputs)), time.perf_counter() - start
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(f"--verify needs ONNX Runtime ({error}); pip install onnxruntime") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [i.name for i in session.get_inputs()]
-
-    def run(inputs: tuple[Tensor, ...]) -> list[Tensor]:
-        feeds = dict(zip(names, (t.numpy() for t in inputs), strict=True))
-        return [torch.from_numpy(out) for out in session.run(None, feeds)]
-
-    return run, time.perf_counter() - start
 
 
 def other_inputs(
@@ -169,16 +148,15 @@ def verify(
 ) -> None:
     """Print errors and, if asked for, times; raise InputError where the file computes something else."""
     run, load = runtime(path)
-    engine = "torch.export" if path.suffix == ".pt2" else "ONNX Runtime"
     table = Table(title=f"{path.name}: loaded in {load:.2f} s, {torch.get_num_threads()} threads")
     agree = ["detections"] if part.finds_objects else []
-    for column in ("input", *agree, "largest error / value", f"{engine}, ms", "PyTorch, ms"):
+    for column in ("input", *agree, "largest error / value", f"{ENGINES[path.suffix]}, ms", "PyTorch, ms"):
         table.add_column(column, justify="left" if column == "input" else "right")
     results = []
     for name, given in inputs.items():
         try:
             outputs = run(given)
-        except Exception as problem:  # ONNX Runtime's errors have no common type but this
+        except Exception as problem:  # the runtimes' errors have no common type but this
             reason = str(problem).strip().splitlines()[0]
             raise InputError(f"{path} does not run on another input, {name!r}: {reason}") from problem
         found = compare(path, part, name, outputs, tree_leaves(part.module(*given)))

@@ -13,6 +13,9 @@ from collections.abc import Callable
 import torch
 from onnxscript import opset18 as op
 
+MIN_TILE = 4
+"""Side of the tiles that are one matrix product each, in source pixels; large kernels have larger ones."""
+
 
 def _ints(*values: int):
     return op.Constant(value_ints=list(values))
@@ -24,9 +27,11 @@ def _size(t, axis: int):
 
 
 def carafe(features, masks, kernel_size: int, group_size: int, scale_factor: int):
-    """Write the operator as k*k shifted multiply-adds at source size, all sub-pixels at once.
+    """Write the operator as one matrix product for each tile of source pixels.
 
-    The largest tensor has the size of the output: nothing is unfolded. Sizes may be dynamic.
+    The columns of its weights are the tile's target pixels, its rows the source pixels that their kernels
+    reach; where a kernel does not reach there are zeros. No tensor is larger than the output, four times
+    the map or ``(2 * T / k)**2`` times the masks, T being the side of a tile. Sizes may be dynamic.
 
     Args:
         features: Tensor[N, C, H, W].
@@ -39,9 +44,70 @@ def carafe(features, masks, kernel_size: int, group_size: int, scale_factor: int
         Tensor[N, C, scale_factor * H, scale_factor * W].
     """
     k, g, s = kernel_size, group_size, scale_factor
+    tile = max(MIN_TILE, 2 * (k // 2))
+    side = _ints(tile * s)  # of a tile at target size
     N, H, W = (_size(features, axis) for axis in (0, 2, 3))
-    m = _by_source_pixel(masks, s, (g, k * k), (N, H, W))  # [N, s*s, g, k*k, H, W]
-    return _at_target(_reassemble(_windows(features, k, g), m), s, (N, H, W))
+    down, across = (op.Div(op.Add(size, _ints(tile - 1)), _ints(tile)) for size in (H, W))  # tiles
+    target = [op.Mul(tiles, side) for tiles in (down, across)]
+    windows = _tile_windows(features, k, g, tile, (N, H, W), (down, across))  # [N, tiles, g, C/g, 4*T*T]
+    m = _tile_weights(masks, k, g, s, tile, N, (down, across), target)  # [N, tiles, g, 4*T*T, (s*T)**2]
+    out = op.Reshape(op.MatMul(windows, m), op.Concat(N, down, across, _ints(-1), side, side, axis=0))
+    out = op.Transpose(out, perm=[0, 3, 1, 4, 2, 5])
+    out = op.Reshape(out, op.Concat(N, _ints(-1), *target, axis=0))
+    ends = op.Mul(op.Concat(H, W, axis=0), _ints(s))
+    return op.Slice(out, _ints(0, 0), ends, _ints(2, 3))
+
+
+def _tile_windows(features, k: int, g: int, tile: int, size: tuple, tiles: tuple):
+    """Lay out what each tile's kernels reach, a block of two by two tiles: [N, tiles, g, C/g, 4*T*T]."""
+    (N, H, W), (down, across) = size, tiles
+    r, side, one = k // 2, _ints(tile), _ints(1)
+    blocks = [op.Add(count, one) for count in tiles]
+    ends = [op.Sub(op.Mul(b, side), op.Add(x, _ints(r))) for b, x in zip(blocks, (H, W), strict=True)]
+    x = op.Pad(features, op.Concat(_ints(0, 0, r, r, 0, 0), *ends, axis=0))
+    x = op.Reshape(x, op.Concat(N, _ints(-1), blocks[0], side, blocks[1], side, axis=0))
+    x = op.Transpose(x, perm=[0, 2, 4, 1, 3, 5])
+    x = op.Reshape(x, op.Concat(N, *blocks, _ints(g, -1, tile * tile), axis=0))
+    neighbours = [
+        op.Slice(
+            x,
+            _ints(i, j),
+            op.Concat(*(op.Add(c, _ints(d)) for c, d in ((down, i), (across, j))), axis=0),
+            _ints(1, 2),
+        )
+        for i in (0, 1)
+        for j in (0, 1)
+    ]
+    x = op.Concat(*neighbours, axis=5)  # [N, down, across, g, C/g, 4*T*T]
+    return op.Reshape(x, op.Concat(N, op.Mul(down, across), _ints(g, -1, 4 * tile * tile), axis=0))
+
+
+def _tile_weights(masks, k: int, g: int, s: int, tile: int, N, tiles: tuple, target: list):
+    """Lay out the weight of each source pixel for each target pixel: [N, tiles, g, 4*T*T, (s*T)**2]."""
+    (down, across), side = tiles, tile * s
+    missing = [op.Sub(size, _size(masks, axis)) for size, axis in zip(target, (2, 3), strict=True)]
+    m = op.Pad(masks, op.Concat(_ints(0, 0, 0, 0, 0, 0), *missing, axis=0))
+    m = op.Reshape(m, op.Concat(N, _ints(g * k * k), down, _ints(side), across, _ints(side), axis=0))
+    m = op.Transpose(m, perm=[0, 1, 3, 5, 2, 4])
+    count = op.Mul(down, across)
+    m = op.Reshape(m, op.Concat(N, _ints(g, k * k * side**2), count, axis=0))
+    m = op.Pad(m, _ints(0, 0, 0, 0, 0, 0, 1, 0))  # a row of zeros
+    m = op.Gather(m, _ints(*_weight_rows(k, s, tile)), axis=2)
+    m = op.Transpose(m, perm=[0, 3, 1, 2])
+    return op.Reshape(m, op.Concat(N, count, _ints(g, 4 * tile * tile, side**2), axis=0))
+
+
+def _weight_rows(k: int, s: int, tile: int) -> list[int]:
+    """Return the row of (tap, target pixel) for each source and target pixel; the row after all is zeros.
+
+    Source pixels are in the order of the tile and its neighbours to the right, below, and both.
+    """
+    side = tile * s
+    tap = torch.arange(2 * tile)[:, None] - torch.arange(side) // s  # of a kernel of one dimension
+    reached = (tap >= 0) & (tap < k)
+    rows = (tap[:, None, :, None] * k + tap[:, None]) * side**2 + torch.arange(side**2).view(side, side)
+    rows = rows.where(reached[:, None, :, None] & reached[:, None], k * k * side**2)
+    return rows.view(2, tile, 2, tile, -1).transpose(1, 2).flatten().tolist()
 
 
 def carafe_downsample(features, masks, kernel_size: int, group_size: int, stride: int):

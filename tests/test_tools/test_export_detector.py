@@ -120,4 +120,4 @@ def test_a_wrong_detection_is_found(wrong, tmp_path):
     ],
 )
 def test_a_detector_that_is_not_exported_is_named(name, match, tmp_path):
-    refused("export_onnx.py", CONFIGS / f"{name}.py", "--shape", 192, 192, cwd=tmp_path, match=match)
+    refused("export.py", CONFIGS / f"{name}.py", "--shape", 192, 192, cwd=tmp_path, match=match)

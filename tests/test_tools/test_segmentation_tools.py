@@ -91,7 +91,7 @@ def test_export(toy, config, tmp_path):
     pytest.importorskip("onnxscript")
     options = ["--cfg-options", "model.decode_head.upsample_cfg=None"]  # the neck has CARAFE
     args = ["--shape", 192, 192, "--output", tmp_path / "model.onnx", "--dynamic", *options]
-    assert "verified" in call("export_onnx.py", config, *args, cwd=toy).stdout
+    assert "verified" in call("export.py", config, *args, cwd=toy).stdout
 
 
 def test_pictures_of_kernels(toy, config, checkpoint, tmp_path):
@@ -148,7 +148,7 @@ def test_what_is_of_detectors_or_of_another_model(toy, config, checkpoint, train
     match = "--ann-file is for detectors"
     refused("demo.py", image, config, checkpoint, "--ann-file", "a.json", cwd=toy, match=match)
     match = "--part detector: EncoderDecoder has none; its parts are segmentor, neck, upsampler"
-    refused("export_onnx.py", config, "--part", "detector", "--shape", 192, 192, cwd=toy, match=match)
+    refused("export.py", config, "--part", "detector", "--shape", 192, 192, cwd=toy, match=match)
     match = "was made by another architecture than this config builds"
     refused("demo.py", image, config, *detectors, cwd=toy, match=match)
     refused("test.py", config, *detectors, "--work-dir", "no", cwd=toy, match=match)

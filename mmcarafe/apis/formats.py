@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A detector in several formats on a validation split: AP, size, load time and time an image."""
+
+import contextlib
+import io
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+from mmdet.registry import DATASETS, METRICS
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import encode_mask_results
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+from mmcarafe.deploy.exporting import program_of, save
+from mmcarafe.deploy.network import MULTIPLE, predicting
+from mmcarafe.deploy.ops import exportable
+from mmcarafe.deploy.parts import Part
+from mmcarafe.deploy.runtimes import megabytes, optional, runtime
+from mmcarafe.errors import InputError
+
+Finder = Callable[[dict], InstanceData]
+"""Finds the objects of one sample of a data set, in pixels of the original image."""
+
+
+class Row(NamedTuple):
+    """What was measured of a format: sizes in MB, times as the names say, AP from 0 to 100 by metric."""
+
+    format: str
+    size: float
+    load_s: float
+    image_ms: float
+    ap: dict[str, float]
+
+
+def split(cfg: Config, name: str, limit: int | None = None) -> Iterator[dict]:
+    """Yield the samples of a split (``train`` or ``val``), prepared as for validation, at most ``limit``."""
+    settings = cfg[f"{name}_dataloader"].dataset.copy()
+    settings.update(pipeline=cfg.val_dataloader.dataset.pipeline, test_mode=True)
+    data = DATASETS.build(settings)
+    for index in range(min(len(data), limit or len(data))):
+        yield data[index]
+
+
+def padded(image: Tensor, mean: Tensor) -> Tensor:
+    """Return a batch of the image, Tensor[1, C, H, W], filled up to multiples of 32 with the mean colour."""
+    down, across = (-size % MULTIPLE for size in image.shape[1:])
+    image = image.float() - mean
+    return F.pad(image, (0, across, 0, down))[None] + mean
+
+
+def mean_colour(part: Part) -> Tensor:
+    """Return the mean of the images that the part takes, Tensor[C, 1, 1], in their order of channels."""
+    mean = part.module.mean[0]
+    return mean.flip(0) if part.module.flip else mean
+
+
+def in_image(outputs: list[Tensor], sample: DetDataSample, mask_thr: float) -> InstanceData:
+    """Turn the outputs for one image into the objects of the original, as mmdet does with its own."""
+    boxes, scores, labels, *masks = (t[0][outputs[1][0] > 0] for t in outputs)
+    (height, width), (down, across) = sample.ori_shape[:2], sample.img_shape[:2]
+    boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([across, down, across, down]))
+    boxes = boxes / boxes.new_tensor(sample.scale_factor).repeat(2)
+    found = InstanceData(bboxes=boxes, scores=scores, labels=labels)
+    if masks and len(boxes):
+        pasted, _ = _do_paste_mask(masks[0][:, None], boxes, height, width, skip_empty=False)
+        found.masks = pasted >= mask_thr
+    elif masks:
+        found.masks = boxes.new_zeros((0, height, width), dtype=torch.bool)
+    return found
+
+
+def evaluate(cfg: Config, find: Finder, samples: Iterable[dict]) -> tuple[dict[str, float], float]:
+    """Return AP from 0 to 100 by mmdet's CocoMetric, and the median of the milliseconds an image."""
+    metric = METRICS.build(cfg.val_evaluator)
+    metric.dataset_meta = (
+        cfg.val_dataloader.dataset.get("metainfo") or DATASETS.build(cfg.val_dataloader.dataset).metainfo
+    )
+    times, ids = [], []
+    with torch.inference_mode():
+        for data in samples:
+            start = time.perf_counter()
+            found = find(data)
+            times.append(time.perf_counter() - start)
+            sample = data["data_samples"]
+            if "masks" in found:
+                found.masks = encode_mask_results(found.masks.numpy())
+            metric.process({}, [dict(pred_instances=found, **sample.metainfo)])
+            ids.append(sample.img_id)
+    metric.img_ids = ids  # those that were looked at, where a limit leaves some out
+    with contextlib.redirect_stdout(io.StringIO()):  # tables of pycocotools
+        results = metric.compute_metrics(metric.results)
+    return {name: 100 * value for name, value in results.items() if name.endswith("_mAP")}, 1e3 * median(
+        times
+    )
+
+
+class Formats:
+    """Each format of a detector as a function of a sample.
+
+    Args:
+        cfg (Config): the detector's, with its loaders and ``val_evaluator``.
+        detector (nn.Module): with its weights.
+        part (Part): the whole detector, to be traced with images of one size of the split.
+        folder (Path): where files are written.
+    """
+
+    def __init__(self, cfg: Config, detector: nn.Module, part: Part, folder: Path) -> None:
+        self.cfg, self.detector, self.part, self.folder = cfg, detector, part, folder
+        self.program = program_of(part, dynamic=True)
+        self.mean = mean_colour(part)
+        settings = predicting(detector).test_cfg
+        self.mask_thr = (settings.get("rcnn") or settings).get("mask_thr_binary", 0.5)
+        self.weights = sum(t.numel() * t.element_size() for t in detector.state_dict().values()) / 1e6
+
+    def _finder(self, run: Callable[[tuple[Tensor]], list[Tensor]]) -> Finder:
+        def find(data: dict) -> InstanceData:
+            outputs = run((padded(data["inputs"], self.mean),))
+            return in_image(outputs, data["data_samples"], self.mask_thr)
+
+        return find
+
+    def _loaded(self, path: Path) -> tuple[Finder, float, float]:
+        run, seconds = runtime(path)
+        return self._finder(run), megabytes(path), seconds
+
+    def pytorch(self) -> tuple[Finder, float, float]:
+        """Return mmdet's own prediction, the MB of its weights, and 0 s."""
+
+        def find(data: dict) -> InstanceData:
+            batch = dict(inputs=[data["inputs"]], data_samples=[data["data_samples"].clone()])
+            return self.detector.test_step(batch)[0].pred_instances
+
+        return find, self.weights, 0.0
+
+    def compiled(self) -> tuple[Finder, float, float]:
+        """Return the exported program under torch.compile, which compiles for the first image."""
+        start = time.perf_counter()
+        compiled = torch.compile(self.program.module())
+        example = padded(next(split(self.cfg, "val"))["inputs"], self.mean)
+        with torch.inference_mode(), exportable():
+            compiled(example)
+        return self._finder(lambda x: tree_leaves(compiled(*x))), self.weights, time.perf_counter() - start
+
+    def onnx(self) -> tuple[Finder, float, float]:
+        """Return the ONNX file in ONNX Runtime."""
+        return self._loaded(self._written("model.onnx"))
+
+    def openvino(self) -> tuple[Finder, float, float]:
+        """Return OpenVINO's file in OpenVINO."""
+        return self._loaded(self._written("model.xml"))
+
+    def int8(self, images: int = 64) -> tuple[Finder, float, float]:
+        """Return the ONNX file with convolutions in 8 bits, calibrated on images of the training split."""
+        quantization = optional("onnxruntime.quantization")
+        mean, samples = self.mean, split(self.cfg, "train", images)
+
+        class Reader(quantization.CalibrationDataReader):
+            def get_next(self) -> dict | None:
+                data = next(samples, None)
+                return data and {"image": padded(data["inputs"], mean).numpy()}
+
+        path = self.folder / "model_int8.onnx"
+        quantization.quantize_static(
+            str(self._written("model.onnx")),
+            str(path),
+            Reader(),
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+        )
+        return self._loaded(path)
+
+    def _written(self, name: str) -> Path:
+        path = self.folder / name
+        if not path.is_file():
+            save(self.program, self.part, path, 19)
+        return path
+
+
+NAMES = {
+    "pytorch": "PyTorch",
+    "compiled": "PyTorch, compiled",
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "int8": "ONNX Runtime, INT8",
+}
+"""Of the methods of :class:`Formats` that return one."""
+
+NEEDED = dict.fromkeys(("onnx", "int8"), ("onnx", "onnxscript", "onnxruntime"))
+NEEDED["openvino"] = ("onnx", "onnxscript", "openvino")
+"""Packages, beside PyTorch, by format."""
+
+
+def check_installed(names: Iterable[str]) -> None:
+    """Raise InputError where a package that one of the formats needs is not installed."""
+    for name in names:
+        for package in NEEDED.get(name, ()):
+            optional(package)
+
+
+def measure(formats: Formats, names: Iterable[str], limit: int | None = None) -> list[Row]:
+    """Evaluate each format on the validation split, or on its first ``limit`` images."""
+    rows = []
+    for name in names:
+        find, size, seconds = getattr(formats, name)()
+        ap, milliseconds = evaluate(formats.cfg, find, split(formats.cfg, "val", limit))
+        rows.append(Row(NAMES[name], size, seconds, milliseconds, ap))
+    if not rows:
+        raise InputError("expected one format or more")
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """Return the rows as a Markdown table."""
+    kinds = {"bbox_mAP": "box AP", "segm_mAP": "mask AP"}
+    columns = [kind for kind in kinds if kind in rows[0].ap]
+    lines = [
+        f"| format | {' | '.join(kinds[c] for c in columns)} | MB | loaded in | an image, median |",
+        f"| --- |{' ---: |' * (len(columns) + 3)}",
+    ]
+    for row in rows:
+        aps = " | ".join(f"{row.ap[c]:.1f}" for c in columns)
+        load = f"{row.load_s:.1f} s" if row.load_s else ""
+        lines.append(f"| {row.format} | {aps} | {row.size:.0f} | {load} | {row.image_ms:.1f} ms |")
+    return "\n".join(lines)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outputs of fixed sizes become the objects that mmdet finds, in pixels of the original image."""
+
+import torch
+from lively import lively, pictures
+from mmdet.structures import DetDataSample
+from torch.testing import assert_close
+
+from mmcarafe.apis.formats import in_image, mean_colour, padded
+from mmcarafe.deploy.parts import part_of
+
+
+@torch.no_grad()
+def test_objects_are_mmdets_in_an_image_of_another_size():
+    detector, image = lively("mask-rcnn_r50_fpn"), pictures(1, 128, 160)[0]
+    meta = dict(img_shape=(128, 160), ori_shape=(64, 100), scale_factor=(1.6, 2.0), img_id=1)
+    sample = DetDataSample(metainfo=meta)
+    expected = detector.test_step(dict(inputs=[image], data_samples=[sample.clone()]))[0].pred_instances
+    part = part_of(detector, "detector", [192, 192])
+    found = in_image(part.module.eval()(image[None]), sample, detector.test_cfg.rcnn.mask_thr_binary)
+    assert len(found) == len(expected) > 20
+    assert_close(found.bboxes, expected.bboxes)
+    assert_close(found.scores, expected.scores)
+    assert found.labels.equal(expected.labels)
+    assert found.masks.shape == expected.masks.shape == (len(found), 64, 100)
+    assert (found.masks != expected.masks).float().mean() < 1e-4 < expected.masks.float().mean()
+
+
+def test_an_image_is_filled_up_with_what_normalisation_makes_zero():
+    part = part_of(lively("yolox_s"), "detector", [192, 192])
+    part.module.flip = True
+    part.module.mean = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1)
+    image = padded(torch.full((3, 33, 64), 7, dtype=torch.uint8), mean_colour(part))
+    assert image.shape == (1, 3, 64, 64)
+    assert (image[..., :33, :] == 7).all()
+    assert image[0, :, 33:].amax((1, 2)).tolist() == [3, 2, 1]  # BGR, as the mean is RGB

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare a trained detector in PyTorch, compiled, ONNX Runtime, OpenVINO and INT8 on its validation split.
+
+Prints one Markdown table: AP by mmdet's CocoMetric, size, load time, and the median time of an image, from
+the pixels in memory to boxes and masks of its size.
+
+Examples::
+
+    python tools/deployment/compare_formats.py CONFIG CHECKPOINT.pth --output work_dirs/formats
+    python tools/deployment/compare_formats.py CONFIG CHECKPOINT.pth --formats pytorch onnx --images 100
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from mmengine.runner import load_checkpoint
+
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.formats import NAMES, Formats, check_installed, measure, table
+from mmcarafe.apis.libraries import build_model
+from mmcarafe.checkpoint.state_dict import check_checkpoint
+from mmcarafe.deploy.exporting import MIN_SIDE
+from mmcarafe.deploy.parts import part_of
+from mmcarafe.utils.cli import add_cfg_options, run
+from mmcarafe.utils.markdown import write_section
+
+MAX_LOSS = 1.0
+"""AP that INT8 may lose and still have a row."""
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Compare the formats of a trained detector")
+    parser.add_argument("config")
+    parser.add_argument("checkpoint")
+    parser.add_argument("--formats", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--images", type=int, help="so many of the validation split; default: all")
+    parser.add_argument(
+        "--output", type=Path, default="work_dirs/formats", help="for the files and formats.json"
+    )
+    parser.add_argument("--page", type=Path, help="write the table into this page, between its markers")
+    add_cfg_options(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, and print."""
+    args = parse_args(argv)
+    check_installed(args.formats)
+    cfg = read_config(args.config, args.cfg_options)
+    detector = build_model(cfg)
+    check_checkpoint(detector, args.checkpoint)
+    load_checkpoint(detector, args.checkpoint, map_location="cpu")
+    detector.eval()
+    args.output.mkdir(parents=True, exist_ok=True)
+    for path in args.output.glob("model*"):
+        path.unlink()  # of another checkpoint
+    part = part_of(detector, "detector", [MIN_SIDE, MIN_SIDE])
+    part.module.eval()
+    rows = measure(Formats(cfg, detector, part, args.output), args.formats, args.images)
+    kept = []
+    for row in rows:
+        lost = max((rows[0].ap[name] - value for name, value in row.ap.items()), default=0.0)
+        if row.format == NAMES["int8"] and lost > MAX_LOSS:
+            print(f"{row.format} loses {lost:.1f} AP, more than {MAX_LOSS:.0f}, and has no row")
+        else:
+            kept.append(row)
+    (args.output / "formats.json").write_text(
+        json.dumps(dict(threads=torch.get_num_threads(), rows=[row._asdict() for row in rows]), indent=1)
+    )
+    print(table(kept))
+    if args.page:
+        write_section(args.page, "formats", table(kept))
+
+
+if __name__ == "__main__":
+    run(main)
