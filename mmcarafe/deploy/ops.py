@@ -14,6 +14,7 @@ import torch
 from mmcv.ops import nms, roi_align
 from mmcv.ops.deform_conv import DeformConv2dFunction
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.utils import _pair
 
 # where mmcv and mmdet look mmcv's function up
@@ -116,6 +117,12 @@ def _extract_as_op(self: nn.Module, maps: tuple[Tensor, ...], rois: Tensor, roi_
     )
 
 
+def _upsample_by_scale(self: nn.Module, x: Tensor) -> Tensor:
+    """Interpolate in place of mmsegmentation's module, which would fix the traced size for all sizes."""
+    scale = None if self.size else self.scale_factor
+    return functional.interpolate(x, self.size, scale, self.mode, self.align_corners)
+
+
 @contextmanager
 def exportable() -> Iterator[None]:
     """Let models use these ops, which torch.export can put into a graph, while it is active."""
@@ -124,6 +131,8 @@ def exportable() -> Iterator[None]:
     if mmdet := sys.modules.get("mmdet.models"):  # not imported: the model is not mmdet's
         modules.append(_MMDETS_DEFORM_CONV)
         places.append((mmdet.SingleRoIExtractor, "forward", _extract_as_op))
+    if mmseg := sys.modules.get("mmseg.models.utils"):
+        places.append((mmseg.Upsample, "forward", _upsample_by_scale))
     places += [(importlib.import_module(name), "deform_conv2d", _deform_conv2d_as_op) for name in modules]
     originals = [getattr(owner, name) for owner, name, _ in places]
     try:
