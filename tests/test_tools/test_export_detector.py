@@ -25,7 +25,7 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 pytestmark = pytest.mark.needs(torch="2.10")
 
 # two stages are the trained model's below; test_detectors.py compares the others with mmdet
-EXPORTED = ("retinanet_r50_fpn", "fcos_r50-caffe_fpn", "rtmdet_s", "yolox_s", "cascade-mask-rcnn_r50_fpn")
+EXPORTED = ("retinanet_r50_fpn", "fcos_r50-caffe_fpn", "rtmdet_s", "yolox_s")
 
 
 def exported(detector, path, dynamic=True):
