@@ -114,20 +114,31 @@ def rois_of(boxes: Tensor) -> Tensor:
 
 
 def roi_candidates(
-    head: nn.Module, levels: tuple, proposals: Tensor, objectness: Tensor, size: tuple[int, int]
+    head: nn.Module,
+    score_thr: float,
+    found: tuple[Tensor, Tensor],
+    rois: Tensor,
+    objectness: Tensor,
+    size: tuple[int, int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return boxes, scores and labels of every pair of proposal and class."""
-    batch = proposals.shape[0]
-    rois = rois_of(proposals)
-    found = head._bbox_forward(levels, rois)
-    box_head = head.bbox_head
-    scores = found["cls_score"].softmax(-1)[:, :-1]
+    """Return boxes, scores and labels of every pair of proposal and class.
+
+    Args:
+        head (nn.Module): the box head.
+        score_thr (float): of a class's score.
+        found (tuple): logits and deltas that the head predicts for the RoIs.
+        rois (Tensor[N * D, 5]): of the proposals, with the number of the image in front.
+        objectness (Tensor[N, D]): 0 where there is no proposal.
+        size (tuple): of the input, (height, width).
+    """
+    batch, (logits, deltas) = objectness.shape[0], found
+    scores = logits.softmax(-1)[:, :-1]
     classes = scores.shape[-1]
     scores = scores.view(batch, -1, classes).where(objectness.unsqueeze(-1) > 0, 0.0)
-    scores = scores.where(scores > head.test_cfg.score_thr, 0.0)
-    of_boxes = 1 if box_head.reg_class_agnostic else classes
+    scores = scores.where(scores > score_thr, 0.0)
+    of_boxes = 1 if head.reg_class_agnostic else classes
     priors = rois[:, 1:].repeat_interleave(of_boxes, dim=0)
-    boxes = box_head.bbox_coder.decode(priors, found["bbox_pred"].view(-1, 4), max_shape=size)
+    boxes = head.bbox_coder.decode(priors, deltas.view(-1, 4), max_shape=size)
     boxes = boxes.view(batch, -1, of_boxes, 4).expand(-1, -1, classes, -1).flatten(1, 2)
     labels = torch.arange(classes, device=scores.device).expand_as(scores).flatten(1)
     return boxes, scores.flatten(1), labels

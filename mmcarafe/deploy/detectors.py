@@ -6,16 +6,16 @@ whole, every tensor has a size that is known beforehand, and what is not selecte
 detections are mmdet's: the same candidates, the same suppression, the same number of them.
 """
 
+import torch
 from mmdet.models import (
     BBoxHead,
+    CascadeRoIHead,
     RPNHead,
-    SingleRoIExtractor,
     StandardRoIHead,
     TwoStageDetector,
     YOLOXHead,
 )
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from torch import Tensor, nn
 
 from mmcarafe.deploy.boxes import (
@@ -26,6 +26,7 @@ from mmcarafe.deploy.boxes import (
     rpn_candidates,
     yolox_candidates,
 )
+from mmcarafe.deploy.checks import check_extractor, check_selection, check_settings
 from mmcarafe.deploy.network import Preprocessed
 from mmcarafe.errors import UnsupportedError
 
@@ -60,11 +61,11 @@ class OneStage(Preprocessed):
         super().__init__(detector)
         head = self.head = getattr(detector, "bbox_head", None)
         if isinstance(head, YOLOXHead):
-            _check(head)
+            check_settings(head)
             return
         methods = ("predict_by_feat", "_predict_by_feat_single", "_bbox_post_process")
-        _check_selection(head, BaseDenseHead, *methods)
-        _check(head, "nms_pre", "max_per_img")
+        check_selection(head, BaseDenseHead, *methods)
+        check_settings(head, "nms_pre", "max_per_img")
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Detect in images, Tensor[N, C, H, W], BGR or grey from 0 to 255.
@@ -83,27 +84,34 @@ class TwoStage(Preprocessed):
     """Faster or Mask R-CNN with proposals, boxes and masks.
 
     Args:
-        detector (nn.Module): of mmdet, with an ``RPNHead`` and a ``StandardRoIHead``.
+        detector (nn.Module): of mmdet, with an ``RPNHead`` and the kind of RoI head that the class names.
 
     Raises:
         UnsupportedError: another kind of head, or a suppression other than ``nms``.
     """
 
+    kind: type = StandardRoIHead
+
     def __init__(self, detector: nn.Module) -> None:
         super().__init__(detector)
         self.rpn_head, self.roi_head = getattr(detector, "rpn_head", None), detector.roi_head
-        if type(self.roi_head) is not StandardRoIHead or type(self.rpn_head) is not RPNHead:
+        if type(self.roi_head) is not self.kind or type(self.rpn_head) is not RPNHead:
             raise UnsupportedError(
-                f"of detectors with two stages those with RPNHead and StandardRoIHead are exported, "
-                f"not {type(self.rpn_head).__name__} and {type(self.roi_head).__name__}"
+                f"of detectors with two stages those with RPNHead and StandardRoIHead or CascadeRoIHead are "
+                f"exported, not {type(self.rpn_head).__name__} and {type(self.roi_head).__name__}"
             )
-        _check_selection(self.roi_head.bbox_head, BBoxHead, "predict_by_feat", "_predict_by_feat_single")
-        for name, extractor in self.roi_head.named_children():
-            if isinstance(extractor, BaseRoIExtractor):
-                _check_extractor(name, extractor)
-        _check(self.rpn_head, "nms_pre", "max_per_img")
-        _check(self.roi_head, "max_per_img")
+        for head in self._stages("bbox_head"):
+            check_selection(head, BBoxHead, "predict_by_feat", "_predict_by_feat_single")
+        for name in ("bbox_roi_extractor", "mask_roi_extractor")[: 1 + self.roi_head.with_mask]:
+            for extractor in self._stages(name):
+                check_extractor(name, extractor)
+        check_settings(self.rpn_head, "nms_pre", "max_per_img")
+        check_settings(self.roi_head, "max_per_img")
         self.outputs = ("boxes", "scores", "labels") + ("masks",) * self.roi_head.with_mask
+
+    def _stages(self, name: str) -> list[nn.Module]:
+        found = getattr(self.roi_head, name)
+        return list(found) if isinstance(found, nn.ModuleList) else [found]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Detect as :meth:`OneStage.forward` does, with masks where the detector has them.
@@ -112,52 +120,59 @@ class TwoStage(Preprocessed):
             tuple: boxes, scores, labels, and masks, Tensor[N, D, h, w]: probabilities on a grid of
             h x w cells over each box.
         """
-        levels = self.levels(image)
-        boxes, scores, levels_of = rpn_candidates(self.rpn_head, self.rpn_head(levels), image.shape[2:])
+        levels, size = self.levels(image), image.shape[2:]
+        boxes, scores, levels_of = rpn_candidates(self.rpn_head, self.rpn_head(levels), size)
         proposals, objectness, _ = best_boxes(boxes, scores, levels_of, self.rpn_head.test_cfg)
-        boxes, scores, labels = roi_candidates(self.roi_head, levels, proposals, objectness, image.shape[2:])
-        boxes, scores, labels = best_boxes(boxes, scores, labels, self.roi_head.test_cfg)
+        head, found, rois = self._refined(levels, rois_of(proposals), size)
+        cfg = self.roi_head.test_cfg
+        boxes, scores, labels = best_boxes(
+            *roi_candidates(head, cfg.score_thr, found, rois, objectness, size), cfg
+        )
         if not self.roi_head.with_mask:
             return boxes, scores, labels
-        masks = self.roi_head._mask_forward(levels, rois_of(boxes))["mask_preds"]  # [N*D, classes or 1, h, w]
+        masks = self._masks(levels, rois_of(boxes))  # [N*D, classes or 1, h, w]
         if masks.shape[1] > 1:
             index = labels.clamp(min=0).flatten().view(-1, 1, 1, 1).expand(-1, 1, *masks.shape[2:])
             masks = masks.gather(1, index)
-        return boxes, scores, labels, masks.sigmoid().view(*labels.shape, *masks.shape[2:])
+        return boxes, scores, labels, masks.view(*labels.shape, *masks.shape[2:])
+
+    def _refined(self, levels: tuple, rois: Tensor, size: tuple[int, int]) -> tuple:
+        """Return the box head, its logits and deltas, and the RoIs that they are of."""
+        found = self.roi_head._bbox_forward(levels, rois)
+        return self.roi_head.bbox_head, (found["cls_score"], found["bbox_pred"]), rois
+
+    def _masks(self, levels: tuple, rois: Tensor) -> Tensor:
+        """Return the probabilities of masks, Tensor[N * D, classes or 1, h, w]."""
+        return self.roi_head._mask_forward(levels, rois)["mask_preds"].sigmoid()
+
+
+class Cascade(TwoStage):
+    """Cascade R-CNN, with masks or without: each stage starts from the boxes of the one before it.
+
+    Scores are those of the mean of all stages' logits, masks the mean of all stages' probabilities.
+    """
+
+    kind = CascadeRoIHead
+
+    def _refined(self, levels: tuple, rois: Tensor, size: tuple[int, int]) -> tuple:
+        logits, heads = [], self.roi_head.bbox_head
+        for stage, head in enumerate(heads):
+            found = self.roi_head._bbox_forward(stage, levels, rois)
+            logits.append(found["cls_score"])
+            if stage + 1 < len(heads):
+                labels, meta = found["cls_score"][:, :-1].argmax(1), dict(img_shape=size)
+                refined = head.regress_by_class(rois[:, 1:], labels, found["bbox_pred"], meta)
+                rois = torch.cat([rois[:, :1], refined], 1)
+        return head, (sum(logits) / len(logits), found["bbox_pred"]), rois
+
+    def _masks(self, levels: tuple, rois: Tensor) -> Tensor:
+        stages = range(self.roi_head.num_stages)
+        masks = [self.roi_head._mask_forward(stage, levels, rois)["mask_preds"].sigmoid() for stage in stages]
+        return sum(masks) / len(masks)
 
 
 def whole(detector: nn.Module) -> OneStage | TwoStage:
     """Return the detector with its post-processing; raise UnsupportedError where that cannot be exported."""
-    return (TwoStage if isinstance(detector, TwoStageDetector) else OneStage)(detector)
-
-
-def _check_selection(head: nn.Module, base: type, *methods: str) -> None:
-    """Raise UnsupportedError unless the methods that select boxes are those of this class."""
-    if any(getattr(type(head), name, None) is not getattr(base, name) for name in methods):
-        raise UnsupportedError(
-            f"boxes of {type(head).__name__} are selected in a way of its own, which is not exported"
-        )
-
-
-def _check_extractor(name: str, extractor: nn.Module) -> None:
-    """Raise UnsupportedError unless RoIs are taken out by RoIAlign, as mmdet's SingleRoIExtractor does."""
-    layer = extractor.roi_layers[0]
-    if not isinstance(extractor, SingleRoIExtractor) or getattr(layer, "pool_mode", "") != "avg":
-        raise UnsupportedError(
-            f"RoIs are exported from SingleRoIExtractor with RoIAlign and average pooling, but {name} is "
-            f"{type(extractor).__name__} with {type(layer).__name__}"
-        )
-
-
-def _check(head: nn.Module, *needed: str) -> None:
-    """Raise UnsupportedError unless the head's settings are among those that are exported."""
-    cfg, nms = head.test_cfg, dict(head.test_cfg.nms)
-    unknown = set(nms) - {"type", "iou_threshold", "class_agnostic", "split_thr"}
-    if nms.get("type", "nms") != "nms" or unknown:
-        raise UnsupportedError(f"test_cfg.nms: expected type='nms' and an iou_threshold, got {nms}")
-    for name in needed:
-        if cfg.get(name, -1) <= 0:
-            raise UnsupportedError(f"test_cfg.{name}: expected 1 or more, got {cfg.get(name)}")
-    loss = getattr(getattr(head, "bbox_head", head), "loss_cls", None)  # SSD has none
-    if getattr(loss, "custom_cls_channels", False):
-        raise UnsupportedError(f"scores of {type(loss).__name__} are not exported")
+    if not isinstance(detector, TwoStageDetector):
+        return OneStage(detector)
+    return (Cascade if type(detector.roi_head) is CascadeRoIHead else TwoStage)(detector)

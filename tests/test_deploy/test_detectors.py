@@ -27,7 +27,12 @@ ONE_STAGE = (
 )
 TWO_STAGE = [
     pytest.param(start, marks=SLOW)
-    for start in ("mask-rcnn_r50_fpn", "faster-rcnn_r50_fpn", "faster-rcnn_r50_pafpn")
+    for start in (
+        "mask-rcnn_r50_fpn",
+        "faster-rcnn_r50_fpn",
+        "faster-rcnn_r50_pafpn",
+        "cascade-mask-rcnn_r50_fpn",
+    )
 ]
 
 

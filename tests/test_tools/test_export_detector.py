@@ -2,6 +2,7 @@
 """Whole detectors in ONNX Runtime find what PyTorch finds, in any number of images of any size."""
 
 from argparse import Namespace
+from importlib.util import find_spec
 
 import cv2
 import onnx
@@ -13,7 +14,8 @@ from test_export_onnx import CONFIGS, SLOW, export, refused
 
 from mmcarafe.deploy.exporting import program_of, save
 from mmcarafe.deploy.parts import part_of
-from mmcarafe.deploy.verifying import compare, other_inputs, runtime, verify
+from mmcarafe.deploy.runtimes import runtime, to_openvino
+from mmcarafe.deploy.verifying import compare, other_inputs, verify
 from mmcarafe.errors import InputError
 
 pytest.importorskip("onnxscript", reason="the ONNX tools, an optional requirement, are not installed")
@@ -38,8 +40,12 @@ def exported(detector, path, dynamic=True):
 def test_detections_of_any_batch_and_size(start, tmp_path, capsys):
     path = tmp_path / "model.onnx"
     part = exported(lively(start), path)
-    verify(path, part, other_inputs(part, [192, 224], dynamic=True))
+    inputs = other_inputs(part, [192, 224], dynamic=True)
+    verify(path, part, inputs)
     out = capsys.readouterr().out
+    if find_spec("openvino"):
+        to_openvino(path, path.with_suffix(".xml"))
+        verify(path.with_suffix(".xml"), part, inputs)
     assert "three images, smaller" in out and "verified: the largest error" in out
     found = [row.split("│")[2].split() for row in out.splitlines() if row.startswith("│")]
     assert all(int(wanted) > 50 for _, _, wanted in found)
@@ -116,7 +122,7 @@ def test_a_wrong_detection_is_found(wrong, tmp_path):
     ("name", "match"),
     [
         ("rtmdet-ins_s_carafe_8xb32-300e_coco", "RTMDetInsSepBNHead are selected in a way of its own"),
-        ("cascade-mask-rcnn_r50_fpn-carafe_1x_coco", "not RPNHead and CascadeRoIHead; try --part raw"),
+        ("htc_r50_fpn-carafe_1x_coco", "not RPNHead and HybridTaskCascadeRoIHead; try --part raw"),
     ],
 )
 def test_a_detector_that_is_not_exported_is_named(name, match, tmp_path):

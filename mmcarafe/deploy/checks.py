@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a head must be like for its selection of boxes to be exported."""
+
+from mmdet.models import SingleRoIExtractor
+from torch import nn
+
+from mmcarafe.errors import UnsupportedError
+
+
+def check_selection(head: nn.Module, base: type, *methods: str) -> None:
+    """Raise UnsupportedError unless the methods that select boxes are those of this class."""
+    if any(getattr(type(head), name, None) is not getattr(base, name) for name in methods):
+        raise UnsupportedError(
+            f"boxes of {type(head).__name__} are selected in a way of its own, which is not exported"
+        )
+
+
+def check_extractor(name: str, extractor: nn.Module) -> None:
+    """Raise UnsupportedError unless RoIs are taken out by RoIAlign, as mmdet's SingleRoIExtractor does."""
+    layer = extractor.roi_layers[0]
+    if not isinstance(extractor, SingleRoIExtractor) or getattr(layer, "pool_mode", "") != "avg":
+        raise UnsupportedError(
+            f"RoIs are exported from SingleRoIExtractor with RoIAlign and average pooling, but {name} is "
+            f"{type(extractor).__name__} with {type(layer).__name__}"
+        )
+
+
+def check_settings(head: nn.Module, *needed: str) -> None:
+    """Raise UnsupportedError unless the head's settings are among those that are exported."""
+    cfg, nms = head.test_cfg, dict(head.test_cfg.nms)
+    unknown = set(nms) - {"type", "iou_threshold", "class_agnostic", "split_thr"}
+    if nms.get("type", "nms") != "nms" or unknown:
+        raise UnsupportedError(f"test_cfg.nms: expected type='nms' and an iou_threshold, got {nms}")
+    for name in needed:
+        if cfg.get(name, -1) <= 0:
+            raise UnsupportedError(f"test_cfg.{name}: expected 1 or more, got {cfg.get(name)}")
+    loss = getattr(getattr(head, "bbox_head", head), "loss_cls", None)  # SSD has none
+    if getattr(loss, "custom_cls_channels", False):
+        raise UnsupportedError(f"scores of {type(loss).__name__} are not exported")
