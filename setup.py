@@ -3,6 +3,7 @@
 
 import re
 import shutil
+import sysconfig
 from pathlib import Path
 from subprocess import CalledProcessError
 from warnings import warn
@@ -19,6 +20,7 @@ except ImportError:
 else:
     # what is built with a torch from 2.10 on, by its stable ABI, runs with each of them and any Python
     STABLE_ABI = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10)
+    LIMITED_API = STABLE_ABI and not sysconfig.get_config_var("Py_GIL_DISABLED")  # which has none yet
 
     class OptionalBuild(BuildExtension):
         """torch's build step; without a working compiler the package installs without the extension."""
@@ -73,7 +75,7 @@ def cpu_kernels() -> dict:
         return {}
     if STABLE_ABI:
         abi = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]  # 2.10.0
-        link, python = [], {"options": {"bdist_wheel": {"py_limited_api": "cp310"}}}
+        link, python = [], {"options": {"bdist_wheel": {"py_limited_api": "cp310"}}} if LIMITED_API else {}
     else:
         abi = link = ["-fopenmp"]  # of ATen's parallel_for, which is compiled into its caller
         python = {}
@@ -89,7 +91,7 @@ def cpu_kernels() -> dict:
             *abi,
         ],
         extra_link_args=link,
-        py_limited_api=STABLE_ABI,
+        py_limited_api=LIMITED_API,
         optional=True,
     )
     return {"ext_modules": [extension], **python}

@@ -70,7 +70,7 @@ double difference(Op op, Type type, Layout layout, const Sizes& z, double epsilo
   double worst = 0;
   for (int64_t i = 0; i < count; ++i) {
     const double error = std::abs(double(result[i]) - expected[i]) / scale[i] / epsilon;
-    worst = error <= worst ? worst : error;  // NaN, of what was not written, is kept
+    worst = std::isnan(worst) || error <= worst ? worst : error;  // NaN is of what was not written
   }
   return worst;
 }

@@ -62,6 +62,25 @@ def test_sweep_of_downsampling_equals_its_definition(name, threads):
 
 
 @pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("k", [3, 5])
+def test_channels_last_maps_are_downsampled_in_stripes(name, k):
+    """Of 256 channels a stripe has 24 or 40 pixels, so that the rows here have two or three."""
+    features = torch.randn(2, 256, 8, 130).contiguous(memory_format=torch.channels_last)
+    masks, grad = (
+        t.contiguous(memory_format=torch.channels_last)
+        for t in (torch.randn(2, k * k, 4, 65), torch.randn(2, 256, 4, 65))
+    )
+    for op, first, second in (
+        ("carafe_downsample", features, masks),
+        ("carafe_downsample_grad_features", grad, masks),
+        ("carafe_downsample_grad_masks", grad, features),
+    ):
+        with use_implementation("cpu", name):
+            out = getattr(OPS, op)(first, second, k, 1, 2)
+        torch.testing.assert_close(out, DOWNSAMPLE_KERNELS[op](first, second, k, 1, 2), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", COMPILED)
 def test_same_bits_whatever_the_number_of_threads(name, threads):
     x, m, grad = torch.randn(2, 130, 19, 21), torch.randn(2, 25, 38, 42), torch.randn(2, 130, 38, 42)
     small_m = torch.randn(2, 25, 19, 21)
@@ -144,8 +163,14 @@ def test_environment_variable_chooses_the_implementation():
 @pytest.mark.slow
 @pytest.mark.skipif(not COMPILED, reason="the kernels are switched off")
 def test_sanitizers_find_nothing_in_the_kernels():
-    """With loops in C++ in place of torch, which the address sanitizer cannot be loaded beside."""
-    flags = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    """With loops in C++ in place of torch, which the address sanitizer cannot be loaded beside; in stripes of
+    few pixels."""
+    flags = [
+        "-O0",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "-DMMCARAFE_STRIPE_BYTES=2000",
+    ]
     result = subprocess.run(
         ["bash", ROOT / "tools/misc/check_kernels.sh", *flags],
         env={**os.environ, "PYTHON": sys.executable, "VARIANT": COMPILED[0]},

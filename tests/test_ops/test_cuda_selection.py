@@ -308,6 +308,7 @@ def test_no_warning_for_float64_which_the_reference_serves(recwarn):
 
 @needs_triton
 def test_debug_log_says_what_was_chosen_and_why(only, caplog):
+    pytest.importorskip("triton")
     only("triton", "reference")
     inputs, _ = call("carafe", SAMPLE)
     with caplog.at_level(logging.DEBUG, "mmcarafe"):

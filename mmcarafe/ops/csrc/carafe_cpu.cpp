@@ -104,6 +104,11 @@ void check(const Tensor& small, const Tensor& large, const Tensor& masks, int64_
           "sizes do not fit each other");
 }
 
+// Before the sizes of an output are taken from a map.
+void check(const Tensor& map, int64_t s) {
+  require(map.dim() == 4 && s > 0, "arguments do not fit each other");
+}
+
 Sizes sizes_of(const Tensor& small, int64_t k, int64_t G, int64_t s) {
   return {small.size(0), small.size(1), small.size(2), small.size(3), k, G, s};
 }
@@ -146,6 +151,7 @@ Tensor empty_like(const Tensor& t, const std::vector<int64_t>& sizes) {
 }
 
 Tensor carafe(const Tensor& features, const Tensor& masks, int64_t k, int64_t G, int64_t s) {
+  check(features, s);
   Tensor out = empty_like(features, {features.size(0), features.size(1), product(s, features.size(2)),
                                      product(s, features.size(3))});
   check(features, out, masks, k, G, s);
@@ -154,7 +160,7 @@ Tensor carafe(const Tensor& features, const Tensor& masks, int64_t k, int64_t G,
 }
 
 Tensor carafe_grad_features(const Tensor& grad, const Tensor& masks, int64_t k, int64_t G, int64_t s) {
-  require(s > 0, "arguments do not fit each other");
+  check(grad, s);
   Tensor out = empty_like(grad, {grad.size(0), grad.size(1), grad.size(2) / s, grad.size(3) / s});
   check(out, grad, masks, k, G, s);
   run(Op::grad_features, sizes_of(out, k, G, s), grad, masks, out);
@@ -162,6 +168,7 @@ Tensor carafe_grad_features(const Tensor& grad, const Tensor& masks, int64_t k, 
 }
 
 Tensor carafe_grad_masks(const Tensor& grad, const Tensor& features, int64_t k, int64_t G, int64_t s) {
+  check(grad, s);
   Tensor out = empty_like(grad, {grad.size(0), product(G, product(k, k)), grad.size(2), grad.size(3)});
   check(features, grad, out, k, G, s);
   if (features.size(1) == 0) fill_with_zeros(out);
@@ -170,7 +177,7 @@ Tensor carafe_grad_masks(const Tensor& grad, const Tensor& features, int64_t k, 
 }
 
 Tensor carafe_downsample(const Tensor& features, const Tensor& masks, int64_t k, int64_t G, int64_t s) {
-  require(s > 0, "arguments do not fit each other");
+  check(features, s);
   Tensor out =
       empty_like(features, {features.size(0), features.size(1), features.size(2) / s, features.size(3) / s});
   check(out, features, masks, k, G, s, true);
@@ -180,6 +187,7 @@ Tensor carafe_downsample(const Tensor& features, const Tensor& masks, int64_t k,
 
 Tensor carafe_downsample_grad_features(const Tensor& grad, const Tensor& masks, int64_t k, int64_t G,
                                        int64_t s) {
+  check(grad, s);
   Tensor out =
       empty_like(grad, {grad.size(0), grad.size(1), product(s, grad.size(2)), product(s, grad.size(3))});
   check(grad, out, masks, k, G, s, true);
@@ -189,6 +197,7 @@ Tensor carafe_downsample_grad_features(const Tensor& grad, const Tensor& masks, 
 
 Tensor carafe_downsample_grad_masks(const Tensor& grad, const Tensor& features, int64_t k, int64_t G,
                                     int64_t s) {
+  check(grad, s);
   Tensor out = empty_like(grad, {grad.size(0), product(G, product(k, k)), grad.size(2), grad.size(3)});
   check(grad, features, out, k, G, s, true);
   if (features.size(1) == 0) fill_with_zeros(out);

@@ -5,10 +5,11 @@
 
 namespace mmcarafe::MMCARAFE_VARIANT {
 
-#ifndef STRIPE
-#define STRIPE (256 << 10)
+// Of the source rows that an output row of a stripe reads; half or less of a core's second cache.
+#ifndef MMCARAFE_STRIPE_BYTES
+#define MMCARAFE_STRIPE_BYTES (256 << 10)
 #endif
-constexpr int64_t kStripeBytes = STRIPE;
+constexpr int64_t kStripeBytes = MMCARAFE_STRIPE_BYTES;
 
 // Lanes of one load: a vector, or of V = 0 a single channel.
 template <typename A, int V>

@@ -15,6 +15,8 @@
 #endif
 
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace mmcarafe {
@@ -30,7 +32,14 @@ inline Tensor in_format(const Tensor& t, MemoryFormat format) { return torch::st
 
 // With the dtype and device of another tensor.
 inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, MemoryFormat format) {
-  return torch::stable::empty(sizes, like.scalar_type(), like.layout(), like.device(), false, format);
+  try {
+    return torch::stable::empty(sizes, like.scalar_type(), like.layout(), like.device(), false, format);
+  } catch (const std::runtime_error&) {  // says which call failed, not why
+    std::string shape;
+    for (const int64_t size : sizes) shape += (shape.empty() ? "" : ", ") + std::to_string(size);
+    throw std::runtime_error("mmcarafe: torch could not make a tensor of shape [" + shape +
+                             "]; is there memory for it?");
+  }
 }
 
 inline void fill_with_zeros(Tensor& t) { torch::stable::zero_(t); }
