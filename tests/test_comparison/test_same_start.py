@@ -3,6 +3,7 @@
 
 import random
 from argparse import ArgumentParser
+from itertools import count
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def follow(toy, tmp_path_factory):
     add_cfg_options(parser)
     base = read_config(str(TWIN), parser.parse_args(["--cfg-options", *SMALL, *SHORT]).cfg_options)
     base.train_dataloader.dataset.pipeline.insert(2, dict(type="RandomCrop", crop_size=(96, 96)))
-    out = tmp_path_factory.mktemp("same_start")
+    out, numbers = tmp_path_factory.mktemp("same_start"), count()
 
     def run(arm: Arm, seed: int = 0, name: str = "", epochs: int = 1):
         (planned,) = plan(base, [arm], [seed], out / (name or f"{arm.name} {seed}"))
@@ -73,6 +74,8 @@ def follow(toy, tmp_path_factory):
         cfg = run_config(base, planned)
         cfg.custom_hooks.append(dict(type="Recorder", priority="VERY_LOW"))
         cfg.train_cfg.max_epochs = epochs
+        # mmengine's runs that begin in the same second share a message hub where they have one name
+        cfg.experiment_name = f"run {next(numbers)}"
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(toy)
             patch.setattr("mmengine.device.utils.DEVICE", "cpu")
