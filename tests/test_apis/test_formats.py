@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Outputs of fixed sizes become the objects that mmdet finds, in pixels of the original image."""
 
+import pytest
 import torch
 from lively import lively, pictures
 from mmdet.structures import DetDataSample
@@ -10,6 +11,7 @@ from mmcarafe.apis.formats import in_image, mean_colour, padded
 from mmcarafe.deploy.parts import part_of
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_objects_are_mmdets_in_an_image_of_another_size():
     detector, image = lively("mask-rcnn_r50_fpn"), pictures(1, 128, 160)[0]

@@ -54,7 +54,7 @@ def annotate(checkpoint, folder):
     return path
 
 
-@pytest.mark.slow  # test_formats.py compares the objects of an image in the usual run
+@pytest.mark.slow
 def test_no_format_loses_ap(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(trained.parent)
     checkpoint = trained / "epoch_1.pth"
