@@ -88,7 +88,7 @@ def coco_results(
 
 
 class Detections:
-    """What the demo writes: a drawing of each image, or a video, and ``results.json``.
+    """Write what the demo finds: a drawing of each image, or a video, and ``results.json``.
 
     Raises:
         InputError: ``args.ann_file`` is not COCO's, or lacks a class of the model or one of the images.

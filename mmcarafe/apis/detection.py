@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands do with configs of mmdet's; :mod:`mmcarafe.apis.segmentation` has the same names."""
+"""Serve the commands with configs of mmdet's; :mod:`mmcarafe.apis.segmentation` has the same names."""
 
 import argparse
 import os

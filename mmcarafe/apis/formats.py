@@ -32,7 +32,7 @@ Finder = Callable[[dict], InstanceData]
 
 
 class Row(NamedTuple):
-    """What was measured of a format: sizes in MB, times as the names say, AP from 0 to 100 by metric."""
+    """Hold what was measured of a format: sizes in MB, times by their names, AP from 0 to 100 by metric."""
 
     format: str
     size: float
@@ -192,7 +192,7 @@ NAMES = {
     "openvino": "OpenVINO",
     "int8": "ONNX Runtime, INT8",
 }
-"""Of the methods of :class:`Formats` that return one."""
+"""Name the formats, by the methods of :class:`Formats` that make them."""
 
 NEEDED = dict.fromkeys(("onnx", "int8"), ("onnx", "onnxscript", "onnxruntime"))
 NEEDED["openvino"] = ("onnx", "onnxscript", "openvino")

@@ -13,7 +13,7 @@ LIBRARIES = {"mmdet": "detection", "mmseg": "segmentation"}
 """The modules of this package, by the scopes of what they import."""
 
 INSTALLED_BY = {"mmdet": "mmdet", "mmseg": "mmsegmentation ftfy regex"}
-"""What pip installs for a scope."""
+"""Name what pip installs for a scope."""
 
 
 def library_of(cfg: Config) -> ModuleType:

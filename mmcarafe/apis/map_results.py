@@ -15,7 +15,7 @@ from mmcarafe.utils.files import write_picture
 
 
 class Maps:
-    """What the demo writes: a drawing of each image and its map in ``maps/``, or a video.
+    """Write what the demo finds: a drawing of each image and its map in ``maps/``, or a video.
 
     A map is a PNG of one channel with the class index of each pixel, as mmsegmentation's data sets have them.
 

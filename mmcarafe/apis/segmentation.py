@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands do with configs of mmsegmentation's: the names of :mod:`mmcarafe.apis.detection`."""
+"""Serve the commands with configs of mmsegmentation's, by the names of :mod:`mmcarafe.apis.detection`."""
 
 import argparse
 from collections.abc import Sequence

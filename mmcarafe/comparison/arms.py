@@ -23,7 +23,7 @@ PLACES = {
 """The places of upsamplers, and what model configs call each: the first name that is found."""
 
 UPPER_PLACES = ("ppm", "fpn", "fusion")
-"""Those that are one of several in a head, UPerHead's ``upsample_in``."""
+"""Name the places that are one of several in a head, UPerHead's ``upsample_in``."""
 
 BOTH = "both"
 """Another name of neck+mask_head."""
