@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.logging import MessageHub
 from model_tables import base_of
-from shipped import CONFIGS, every_config
+from shipped import CONFIGS, every_config, few_rois
 
 from mmcarafe.datasets.shapes.drawing import CLASSES, PALETTE
 from mmcarafe.layers import CARAFE, CARAFEDownsample
@@ -75,9 +75,7 @@ def test_config_learns_a_step_and_predicts(path):
     cfg = Config.fromfile(path)
     if "roi_head" in cfg.model:  # mmdet's masks take long
         cfg.model.test_cfg.rcnn.max_per_img = 5
-        stages = cfg.model.train_cfg.rcnn
-        for stage in stages if isinstance(stages, list) else [stages]:
-            stage.sampler.num = 32
+    few_rois(cfg)
     model = build(cfg)
     model.init_weights()
     MessageHub.get_current_instance().update_info("epoch", 0)  # as the runner does; TOOD reads it

@@ -24,7 +24,7 @@ from mmcarafe.deploy.exporting import program_of, save
 from mmcarafe.deploy.network import MULTIPLE, predicting
 from mmcarafe.deploy.ops import exportable
 from mmcarafe.deploy.parts import Part
-from mmcarafe.deploy.runtimes import megabytes, optional, runtime
+from mmcarafe.deploy.runtimes import megabytes, optional, runtime, to_openvino
 from mmcarafe.errors import InputError
 
 Finder = Callable[[dict], InstanceData]
@@ -152,11 +152,13 @@ class Formats:
 
     def onnx(self) -> tuple[Finder, float, float]:
         """Return the ONNX file in ONNX Runtime."""
-        return self._loaded(self._written("model.onnx"))
+        return self._loaded(self._written())
 
     def openvino(self) -> tuple[Finder, float, float]:
         """Return OpenVINO's file in OpenVINO."""
-        return self._loaded(self._written("model.xml"))
+        path = self.folder / "model.xml"
+        to_openvino(self._written(), path)
+        return self._loaded(path)
 
     def int8(self, images: int = 64) -> tuple[Finder, float, float]:
         """Return the ONNX file with convolutions in 8 bits, calibrated on images of the training split."""
@@ -170,7 +172,7 @@ class Formats:
 
         path = self.folder / "model_int8.onnx"
         quantization.quantize_static(
-            str(self._written("model.onnx")),
+            str(self._written()),
             str(path),
             Reader(),
             op_types_to_quantize=["Conv"],
@@ -178,8 +180,8 @@ class Formats:
         )
         return self._loaded(path)
 
-    def _written(self, name: str) -> Path:
-        path = self.folder / name
+    def _written(self) -> Path:
+        path = self.folder / "model.onnx"
         if not path.is_file():
             save(self.program, self.part, path, 19)
         return path

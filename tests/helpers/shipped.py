@@ -3,6 +3,7 @@
 
 import pytest
 from commands import ROOT
+from mmengine.config import Config
 
 CONFIGS = sorted((ROOT / "configs/carafe").glob("*.py"))
 # those that take long; others stand for them
@@ -18,3 +19,11 @@ every_config = pytest.mark.parametrize(
         for path in CONFIGS
     ],
 )
+
+
+def few_rois(cfg: Config) -> None:
+    """Train RoI heads on 32 RoIs an image; mmdet's 512 take long."""
+    if "roi_head" in cfg.model:
+        stages = cfg.model.train_cfg.rcnn
+        for stage in stages if isinstance(stages, list) else [stages]:
+            stage.sampler.num = 32

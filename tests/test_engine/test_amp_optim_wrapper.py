@@ -12,7 +12,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MessageHub
-from shipped import CONFIGS
+from shipped import CONFIGS, few_rois
 from test_configs import SEMANTIC
 
 from mmcarafe.engine import amp_optim_wrapper as amp
@@ -22,6 +22,8 @@ pytestmark = pytest.mark.skipif(get_device() != "cpu", reason="with a GPU mixed 
 SLOW = pytest.mark.slow
 # RoIAlign and an RPN; deformable sampling; deformable convolutions
 USUAL = ("mask-rcnn_r18_fpn-carafe_shapes", "tood_r50_fpn-carafe_1x_coco", "vfnet_r50_fpn-carafe_1x_coco")
+# one of each detector, the usual one where there are several: necks have no part in float32 of their own
+DETECTORS = {path.stem.split("_")[0]: path for path in sorted(CONFIGS, key=lambda path: path.stem in USUAL)}
 
 
 def wrapper(model: torch.nn.Module, **kwargs) -> AmpOptimWrapper:
@@ -29,13 +31,18 @@ def wrapper(model: torch.nn.Module, **kwargs) -> AmpOptimWrapper:
 
 
 @pytest.mark.parametrize(
-    "path", [pytest.param(path, marks=() if path.stem in USUAL else SLOW, id=path.stem) for path in CONFIGS]
+    "path",
+    [
+        pytest.param(path, marks=() if path.stem in USUAL else SLOW, id=path.stem)
+        for path in DETECTORS.values()
+    ],
 )
-def test_every_config_learns_a_step_near_float32(path):
+def test_every_detector_learns_a_step_near_float32(path):
     register_all_modules()
     cfg = Config.fromfile(path)
     cfg.model.backbone.init_cfg = None
     cfg.model.get("data_preprocessor", {}).pop("batch_augments", None)
+    few_rois(cfg)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()

@@ -35,17 +35,16 @@ UPSAMPLING = [case(dtype, layout) for dtype in ("float32", "float16", "bfloat16"
 USUAL = UPSAMPLING + of_downsampling(UPSAMPLING)
 FEW = UPSAMPLING[:2] + of_downsampling(UPSAMPLING[:1])
 OTHERS = [call for call in USUAL if call not in FEW]
+OF_AMPERE = [call for call in USUAL if call["dtype"] != "float16"]  # as wide as bfloat16
 UNUSUAL = [
     case(memory_format=layout, down=down, **other)
     for layout in LAYOUTS
     for down in (False, True)
     for other in (
-        dict(k=3),
+        dict(k=3, scale=3),
         dict(k=7, groups=2),
-        dict(scale=1),
-        dict(scale=3),
         dict(scale=4),
-        dict(shape=[2, 48, 25, 21]),  # strides that are multiples of nothing
+        dict(scale=1, shape=[2, 48, 25, 21]),  # strides that are multiples of nothing
     )
 ]
 
@@ -74,7 +73,7 @@ def assert_within_limits(report: dict) -> None:
 
 @pytest.mark.parametrize(
     ("target", "cases"),
-    [("sm_90", FEW), pytest.param("sm_90", OTHERS, marks=SLOW), pytest.param("sm_80", USUAL, marks=SLOW)],
+    [("sm_90", FEW), pytest.param("sm_90", OTHERS, marks=SLOW), pytest.param("sm_80", OF_AMPERE, marks=SLOW)],
     ids=["sm_90", "sm_90_others", "sm_80"],
 )
 def test_usual_calls_do_not_spill_and_move_vectors(target, cases, tmp_path):
