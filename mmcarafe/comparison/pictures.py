@@ -163,8 +163,8 @@ def draw(arm: str, seen: dict[str, list[Seen]], path: Path) -> None:
         name = Path(theirs[choice.image].path).name
         row[0].set_ylabel(f"most {kind}: {choice.difference:+.2f}\n{name[-20:]}", fontsize=9)
     figure.supxlabel(
-        f"Numbers: IoU with the object outlined in white, and the mean over all objects of the image; of what "
-        f"is found with a confidence of {CONFIDENCE} or more",
+        "Numbers: IoU with the object outlined in white, and the mean over all objects of the image; of what "
+        + f"is found with a confidence of {CONFIDENCE} or more",
         fontsize=9,
     )
     figure.savefig(path, dpi=100)
