@@ -99,7 +99,7 @@ def train_all(cfg: Config, name: str, runs: list[Run], out: Path, jobs: int) -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train and collect, or report; return the exit status."""
+    """Train and collect, or report and draw; return the exit status."""
     args = parse_args(argv)
     if args.report or args.pictures:
         written = write_report(args.out, args.baseline) if args.report else []
