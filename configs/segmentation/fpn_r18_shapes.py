@@ -4,6 +4,7 @@ _base_ = [
     "mmseg::_base_/models/fpn_r50.py",
     "mmseg::_base_/default_runtime.py",
     "../_base_/shapes_semantic.py",
+    "../_base_/schedule_7e.py",
     "../_base_/mmcarafe_segmentation.py",
 ]
 
@@ -16,26 +17,6 @@ model = dict(
     decode_head=dict(in_channels=[64] * 4, channels=64, num_classes=7, norm_cfg=norm_cfg),
 )
 
-max_epochs = 7
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=max_epochs, val_interval=max_epochs)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=0.002, weight_decay=0.05, fused=True),
-    clip_grad=dict(max_norm=10),
-)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type="CosineAnnealingLR",
-        T_max=max_epochs,
-        begin=0,
-        end=max_epochs,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    ),
-]
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=20),
@@ -45,4 +26,3 @@ default_hooks = dict(
     visualization=dict(type="SegVisualizationHook"),
 )
 log_processor = dict(by_epoch=True)
-randomness = dict(seed=0)

@@ -1,44 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """The detector of the demo, and the names of the classes that its labels stand for."""
 
-import mmcv
-import numpy as np
 from mmdet.apis import DetInferencer
-from mmdet.datasets.transforms import LoadImageFromNDArray
 from mmdet.models import RPN
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.dataset import Compose
 from torch import nn
 
-from mmcarafe.apis.class_names import choose_classes, few
-from mmcarafe.apis.config import BUILDERS, absence_named, read_config
+from mmcarafe.apis.class_names import choose_classes
+from mmcarafe.apis.inferencing import Inferencing, check_names
 from mmcarafe.apis.libraries import build_model
 from mmcarafe.checkpoint.state_dict import check_state, read_state_dict
 from mmcarafe.deploy.network import predicting
 from mmcarafe.errors import InputError
-from mmcarafe.utils.files import check_pipeline
-from mmcarafe.visualization import image_pipeline
 
 
-class Inferencer(DetInferencer):
+class Inferencer(Inferencing, DetInferencer):
     """mmdet's inferencer, with weights that fit and the classes they were trained for.
 
-    mmdet takes the names from the checkpoint whatever they are, and COCO's where it holds none. Images are
-    given as the first step of the config's test pipeline, ``load``, or :meth:`take` makes them.
-
-    Raises:
-        InputError: config and checkpoint do not belong together, or give no names for the model's labels.
+    mmdet takes the names from the checkpoint whatever they are, and COCO's where it holds none.
     """
 
+    visualizer_type = "DetLocalVisualizer"
+
     def __init__(self, config: str, checkpoint: str, device: str):
-        cfg = read_config(config)
-        check_pipeline(cfg, config)
-        # it draws, and what it drew is written by the demo
-        cfg.visualizer = dict(cfg.get("visualizer") or dict(type="DetLocalVisualizer"), vis_backends=None)
-        self.files = config, checkpoint
-        with absence_named(f"config {config} cannot be used", BUILDERS):
-            super().__init__(cfg, checkpoint, device=device, show_progress=False)
+        super().__init__(config, checkpoint, device, show_progress=False)
 
     def _init_model(self, cfg: Config, weights: str, device: str) -> nn.Module:
         checkpoint, state = read_state_dict(weights)
@@ -54,10 +40,6 @@ class Inferencer(DetInferencer):
             model.dataset_meta["palette"] = "random"
         return model.to(device)
 
-    def _init_pipeline(self, cfg: Config) -> Compose:
-        self.load, change = image_pipeline(cfg)
-        return change
-
     def predict(self, images: list[dict]) -> list[DetDataSample]:
         """Return what is found in a batch of loaded images, with the names of the classes."""
         options = dict(return_datasamples=True, no_save_vis=True)
@@ -65,13 +47,6 @@ class Inferencer(DetInferencer):
         for sample in found:
             sample.classes = self.model.dataset_meta["classes"]
         return found
-
-    def take(self, frame: np.ndarray) -> dict:
-        """Return BGR pixels as the config's test pipeline would have loaded them from a file."""
-        step = self.load.transforms[0]
-        if getattr(step, "color_type", "color").startswith("grayscale"):
-            frame = mmcv.bgr2gray(frame)
-        return LoadImageFromNDArray(to_float32=getattr(step, "to_float32", False))(dict(img=frame))
 
 
 def check_instances(model: nn.Module, config: str) -> None:
@@ -94,9 +69,4 @@ def check_count(model: nn.Module, classes: tuple[str, ...], config: str, path: s
     head = next((head for head in heads if head is not None), None)
     head = head[-1] if isinstance(head, nn.ModuleList) else head
     count = getattr(head, "num_classes", len(classes))
-    if count != len(classes):
-        raise InputError(
-            f"the model has {count} classes, but config {config} and checkpoint {path} give names for "
-            f"{len(classes)} ({few(classes)}); set metainfo=dict(classes=(...)) of the config's "
-            "test_dataloader.dataset to the classes of the training, in their order"
-        )
+    check_names(count, classes, config, path)

@@ -24,7 +24,7 @@ MAIN = ("", "_75")
 SIZES = ("_s", "_m", "_l")
 CURVES = {"coco/segm_mAP": "mask AP", "mIoU": "mIoU"}
 """The metric whose curve is drawn, the first that there is, and its name."""
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 """Okabe and Ito's, which colour-blind readers tell apart."""
 
 

@@ -48,9 +48,14 @@ def plan(cfg: Config, arms: list[Arm], seeds: list[int], out: Path) -> list[Run]
     runs = []
     for seed in seeds:
         for arm in arms:
-            folder = re.sub(r"[^\w.=-]+", "-", arm.name) + f"_{settings[arm]}"
-            runs.append(Run(arm, seed, settings[arm], out / folder / f"seed-{seed}"))
+            runs.append(Run(arm, seed, settings[arm], run_folder(out, arm.name, settings[arm], seed)))
     return runs
+
+
+def run_folder(out: Path, arm: str, settings: str, seed: int) -> Path:
+    """Return the folder of a run in that of its comparison."""
+    name = re.sub(r"[^\w.=-]+", "-", arm)
+    return out / f"{name}_{settings}" / f"seed-{seed}"
 
 
 def run_config(cfg: Config, run: Run) -> Config:

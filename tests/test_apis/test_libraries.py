@@ -14,7 +14,7 @@ WITHOUT_MMDET = """
 import sys
 sys.modules["mmdet"] = None  # which importing refuses
 import mmcarafe.analysis.flops, mmcarafe.apis.images, mmcarafe.apis.training, mmcarafe.visualization
-import mmcarafe.comparison.worker, mmcarafe.comparison.boundary_f_metric
+import mmcarafe.comparison.worker, mmcarafe.comparison.pictures, mmcarafe.comparison.boundary_f_metric
 import mmcarafe.deploy.exporting, mmcarafe.deploy.verifying
 from mmengine.config import Config
 from mmcarafe.apis.libraries import library_of

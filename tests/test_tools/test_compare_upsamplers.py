@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import cv2
 import pytest
 import torch
 from commands import SMALL, TOOLS, TWIN, call, refused
@@ -120,5 +121,6 @@ def test_a_killed_comparison_goes_on_where_it_was(toy, tmp_path):
         assert line["curve"][-1]["epoch"] == 3
         assert "resumed epoch: " in next(out.glob(f"*_{line['settings']}/seed-0/log.txt")).read_text()
     assert left_to_run(*args, cwd=toy) == []
-    call(NAME, "--report", "--out", out, cwd=toy)
+    written = call(NAME, "--report", "--pictures", "--out", out, cwd=toy).stdout.split()
     assert "one seed: no interval" in (out / "report.md").read_text()
+    assert written[-1].startswith(f"{out}/pictures/CARAFE-in-neck_") and cv2.imread(written[-1]).std() > 5

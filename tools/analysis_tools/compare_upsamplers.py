@@ -5,7 +5,7 @@ Examples::
 
     python tools/analysis_tools/compare_upsamplers.py configs/comparison/mask-rcnn_r18_fpn_nuclei.py \
         --upsamplers CARAFE --where neck mask_head both --seeds 0 1 2 3 4 --jobs 2 --out work_dirs/nuclei
-    python tools/analysis_tools/compare_upsamplers.py --report --out work_dirs/nuclei
+    python tools/analysis_tools/compare_upsamplers.py --report --pictures --out work_dirs/nuclei
 """
 
 import argparse
@@ -18,6 +18,7 @@ from mmengine.config import Config
 from mmcarafe.apis.config import read_config
 from mmcarafe.apis.libraries import build_model
 from mmcarafe.comparison.arms import BOTH, PLACES, UNCHANGED, arm_config, arms_of
+from mmcarafe.comparison.pictures import write_pictures
 from mmcarafe.comparison.processes import run_all
 from mmcarafe.comparison.report import PER_CENT, write_report
 from mmcarafe.comparison.runs import RESULTS, Run, add_result, plan, read_results, result_line, run_config
@@ -53,10 +54,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--report", action="store_true", help="train nothing; write report.md, .json and .png"
     )
+    parser.add_argument(
+        "--pictures", action="store_true", help="train nothing; draw what arms find with the first of --seeds"
+    )
     add_cfg_options(parser)
     args = parser.parse_args(argv)
-    if not (args.config or args.report):
-        parser.error("a config is needed, or --report")
+    if not (args.config or args.report or args.pictures):
+        parser.error("a config is needed, or --report or --pictures")
     if args.jobs < 1:
         parser.error(f"--jobs: expected 1 or more, got {args.jobs}")
     return args
@@ -95,11 +99,13 @@ def train_all(cfg: Config, name: str, runs: list[Run], out: Path, jobs: int) -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train and collect, or report; return the exit status."""
+    """Train and collect, or report and draw; return the exit status."""
     args = parse_args(argv)
-    if args.report:
-        for path in write_report(args.out, args.baseline):
-            print(path)
+    if args.report or args.pictures:
+        written = write_report(args.out, args.baseline) if args.report else []
+        if args.pictures:
+            written += write_pictures(args.out, args.baseline, args.seeds[0], args.cfg_options)
+        print(*written, sep="\n")
         return 0
     cfg = read_config(args.config, args.cfg_options)
     arms = arms_of(args.upsamplers, args.where, args.baseline)
