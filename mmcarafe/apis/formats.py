@@ -63,19 +63,26 @@ def mean_colour(part: Part) -> Tensor:
     return mean.flip(0) if part.module.flip else mean
 
 
-def in_image(outputs: list[Tensor], sample: DetDataSample, mask_thr: float) -> InstanceData:
-    """Turn the outputs for one image into the objects of the original, as mmdet does with its own."""
-    boxes, scores, labels, *masks = (t[0][outputs[1][0] > 0] for t in outputs)
+def in_image(outputs: dict[str, Tensor], sample: DetDataSample, mask_thr: float) -> InstanceData:
+    """Turn outputs for one image, by name, into objects of the original, as mmdet does with its own."""
+    found = InstanceData(**{name: t[0][outputs["scores"][0] > 0] for name, t in outputs.items()})
     (height, width), (down, across) = sample.ori_shape[:2], sample.img_shape[:2]
-    boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([across, down, across, down]))
+    boxes = found.boxes.clamp(min=0).minimum(found.boxes.new_tensor([across, down, across, down]))
     boxes = boxes / boxes.new_tensor(sample.scale_factor).repeat(2)
-    found = InstanceData(bboxes=boxes, scores=scores, labels=labels)
-    if masks and len(boxes):
-        pasted, _ = _do_paste_mask(masks[0][:, None], boxes, height, width, skip_empty=False)
-        found.masks = pasted >= mask_thr
-    elif masks:
-        found.masks = boxes.new_zeros((0, height, width), dtype=torch.bool)
-    return found
+    objects = InstanceData(bboxes=boxes, scores=found.scores, labels=found.labels)
+    if not {"masks", "mask_maps"} & set(outputs):
+        return objects
+    objects.masks = boxes.new_zeros((len(boxes), height, width), dtype=torch.bool)
+    if not len(boxes):
+        return objects
+    if "masks" in outputs:
+        pasted, _ = _do_paste_mask(found.masks[:, None], boxes, height, width, skip_empty=False)
+        objects.masks = pasted >= mask_thr
+    else:
+        whole = [-(-size // MULTIPLE) * MULTIPLE for size in (down, across)]
+        maps = F.interpolate(found.mask_maps[None], whole, mode="bilinear")[..., :down, :across]
+        objects.masks = F.interpolate(maps, (height, width), mode="bilinear")[0] > 0
+    return objects
 
 
 def evaluate(cfg: Config, find: Finder, samples: Iterable[dict]) -> tuple[dict[str, float], float]:
@@ -123,7 +130,8 @@ class Formats:
 
     def _finder(self, run: Callable[[tuple[Tensor]], list[Tensor]]) -> Finder:
         def find(data: dict) -> InstanceData:
-            outputs = run((padded(data["inputs"], self.mean),))
+            tensors = run((padded(data["inputs"], self.mean),))
+            outputs = dict(zip(self.part.outputs, tensors, strict=True))
             return in_image(outputs, data["data_samples"], self.mask_thr)
 
         return find

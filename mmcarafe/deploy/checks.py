@@ -1,10 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a head must be like for its selection of boxes to be exported."""
 
-from mmdet.models import SingleRoIExtractor
+from mmdet.models import (
+    DeformableDETR,
+    DetectionTransformer,
+    Mask2Former,
+    MaskFormer,
+    SingleRoIExtractor,
+    SparseRCNN,
+)
 from torch import nn
 
 from mmcarafe.errors import UnsupportedError
+
+_LEVELS = (
+    "its attention (mmcv's MultiScaleDeformableAttention) splits levels by sizes that are values of a tensor"
+)
+_SIZES = "its transformer masks padding by a list of the images' sizes, which is no input of a program"
+NOT_EXPORTED = {
+    Mask2Former: _LEVELS,
+    DeformableDETR: _LEVELS,
+    MaskFormer: _SIZES,
+    DetectionTransformer: _SIZES,
+    SparseRCNN: "its boxes are refined image by image, in a loop that would fix the size of the batch",
+}
+"""Say why detectors of some families are not exported, the special ones first."""
+
+
+def check_family(detector: nn.Module) -> None:
+    """Raise UnsupportedError where a detector's way of predicting is known not to become a program."""
+    for family, reason in NOT_EXPORTED.items():
+        if isinstance(detector, family):
+            raise UnsupportedError(f"{type(detector).__name__} is not exported: {reason}")
 
 
 def check_selection(head: nn.Module, base: type, *methods: str) -> None:

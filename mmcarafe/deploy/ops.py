@@ -7,18 +7,20 @@ mmcv's deformable convolution is a compiled function.
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 import torch
 from mmcv.ops import nms, roi_align
-from mmcv.ops.deform_conv import DeformConv2dFunction
+from mmcv.ops.deform_conv import DeformConv2d, DeformConv2dFunction
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.utils import _pair
 
 # where mmcv and mmdet look mmcv's function up
-_DEFORM_CONV, _MMDETS_DEFORM_CONV = "mmcv.ops.deform_conv", "mmdet.models.dense_heads.tood_head"
+_DEFORM_CONV, _TOOD = "mmcv.ops.deform_conv", "mmdet.models.dense_heads.tood_head"
+_SOLO = "mmdet.models.dense_heads.solov2_head"
 
 
 @torch.library.custom_op("mmcarafe::nms_scores", mutates_args=())
@@ -83,9 +85,14 @@ def _deform_conv2d(
     groups: int,
     deform_groups: int,
 ) -> Tensor:
-    return DeformConv2dFunction.apply(
+    height, width = offset.shape[2:]
+    # mmcv's function takes no map that is smaller than the kernel; outside a map there are zeros
+    pad = [0, max(weight.shape[3] - x.shape[3], 0), 0, max(weight.shape[2] - x.shape[2], 0)]
+    x, offset = (functional.pad(t, pad).contiguous() if any(pad) else t for t in (x, offset))
+    out = DeformConv2dFunction.apply(
         x, offset, weight, tuple(stride), tuple(padding), tuple(dilation), groups, deform_groups
     )
+    return out[:, :, :height, :width].contiguous()
 
 
 @_deform_conv2d.register_fake
@@ -99,6 +106,37 @@ def _deform_conv2d_as_op(
     """Call the op in place of mmcv's function."""
     pairs = [list(_pair(value)) for value in (stride, padding, dilation)]
     return _deform_conv2d(x, offset, weight, *pairs, groups, deform_groups)
+
+
+def _deform_forward(self: nn.Module, x: Tensor, offset: Tensor) -> Tensor:
+    """Call the op in place of mmcv's layer, which looks at the size of its map."""
+    settings = self.stride, self.padding, self.dilation, self.groups, self.deform_groups
+    return _deform_conv2d_as_op(x, offset, self.weight, *settings)
+
+
+def _tood_forward(tood: ModuleType) -> Callable:
+    """Return a forward in place of TOODHead's, whose loop over the batch would fix its size."""
+    original = tood.TOODHead.forward
+
+    def forward(self: nn.Module, feats: tuple[Tensor, ...]) -> tuple:
+        generator, batch = self.prior_generator, feats[0].shape[0]
+        of_one = generator.single_level_grid_priors
+        generator.single_level_grid_priors = lambda *args, **kwargs: of_one(*args, **kwargs).repeat(batch, 1)
+        tood.range = lambda _: (0,)  # the anchors are those of a batch already
+        try:
+            return original(self, feats)
+        finally:
+            del tood.range, generator.single_level_grid_priors
+
+    return forward
+
+
+def _coordinates(size: torch.Size, device: torch.device) -> Tensor:
+    """Return coordinates from -1 to 1, Tensor[N, 2, H, W], in place of SOLO's, which would fix the size."""
+    batch, _, height, width = size
+    across, down = (2 * torch.arange(n, device=device) / torch.sym_max(n - 1, 1) - 1 for n in (width, height))
+    x, y = across.expand(height, -1), down.unsqueeze(1).expand(-1, width)
+    return torch.stack([x, y]).expand(batch, -1, -1, -1)
 
 
 def _extract_as_op(self: nn.Module, maps: tuple[Tensor, ...], rois: Tensor, roi_scale_factor=None):
@@ -126,14 +164,20 @@ def _upsample_by_scale(self: nn.Module, x: Tensor) -> Tensor:
 @contextmanager
 def exportable() -> Iterator[None]:
     """Let models use these ops, which torch.export can put into a graph, while it is active."""
-    modules = [_DEFORM_CONV]
-    places = []
+    places = [
+        (importlib.import_module(_DEFORM_CONV), "deform_conv2d", _deform_conv2d_as_op),
+        (DeformConv2d, "forward", _deform_forward),
+    ]
     if mmdet := sys.modules.get("mmdet.models"):  # not imported: the model is not mmdet's
-        modules.append(_MMDETS_DEFORM_CONV)
-        places.append((mmdet.SingleRoIExtractor, "forward", _extract_as_op))
+        tood, solo = (importlib.import_module(name) for name in (_TOOD, _SOLO))
+        places += [
+            (tood, "deform_conv2d", _deform_conv2d_as_op),
+            (tood.TOODHead, "forward", _tood_forward(tood)),
+            (mmdet.SingleRoIExtractor, "forward", _extract_as_op),
+            (solo, "generate_coordinate", _coordinates),
+        ]
     if mmseg := sys.modules.get("mmseg.models.utils"):
         places.append((mmseg.Upsample, "forward", _upsample_by_scale))
-    places += [(importlib.import_module(name), "deform_conv2d", _deform_conv2d_as_op) for name in modules]
     originals = [getattr(owner, name) for owner, name, _ in places]
     try:
         for owner, name, replacement in places:

@@ -91,10 +91,10 @@ def difference(ours: list[Tensor], theirs: list[Tensor]) -> Difference:
 def detections_differ(ours: list[Tensor], theirs: list[Tensor]) -> Difference:
     """Compare boxes, scores, labels and masks: each of PyTorch's detections with its like, whatever its rank.
 
-    Boxes are compared in units of the largest coordinate; scores and masks are 0 to 1. One that differs by
-    more than 0.01 is another detection.
+    Boxes are compared in units of the largest coordinate, and maps of logits in those of the largest logit;
+    scores and probabilities are 0 to 1. One that differs by more than 0.01 is another detection.
     """
-    largest = theirs[0].abs().max().clamp(min=1)
+    largest, *scales = (t.abs().max().clamp(min=1) for t in (theirs[0], *theirs[3:]))
     worst, found, wanted = 0.0, 0, 0
     for i in range(len(theirs[0])):
         a, b = ([t[i][image[1][i] > 0] for t in image] for image in (ours, theirs))
@@ -105,7 +105,7 @@ def detections_differ(ours: list[Tensor], theirs: list[Tensor]) -> Difference:
         apart = torch.maximum(apart, (b[1][:, None] - a[1][None]).abs())
         nearest, index = apart.masked_fill(b[2][:, None] != a[2][None], 1.0).min(1)
         same = nearest < 0.01
-        masks = [(y - x[index]).abs() for x, y in zip(a[3:], b[3:], strict=True)]
+        masks = [(y - x[index]).abs() / scale for x, y, scale in zip(a[3:], b[3:], scales, strict=True)]
         if same.any():
             worst = max(worst, *(float(t[same].max()) for t in (nearest, *masks)))
         found += min(int(same.sum()), len(index[same].unique()))

@@ -19,13 +19,28 @@ def test_objects_are_mmdets_in_an_image_of_another_size():
     sample = DetDataSample(metainfo=meta)
     expected = detector.test_step(dict(inputs=[image], data_samples=[sample.clone()]))[0].pred_instances
     part = part_of(detector, "detector", [192, 192])
-    found = in_image(part.module.eval()(image[None]), sample, detector.test_cfg.rcnn.mask_thr_binary)
+    outputs = dict(zip(part.outputs, part.module.eval()(image[None]), strict=True))
+    found = in_image(outputs, sample, detector.test_cfg.rcnn.mask_thr_binary)
     assert len(found) == len(expected) > 20
     assert_close(found.bboxes, expected.bboxes)
     assert_close(found.scores, expected.scores)
     assert found.labels.equal(expected.labels)
     assert found.masks.shape == expected.masks.shape == (len(found), 64, 100)
     assert (found.masks != expected.masks).float().mean() < 1e-4 < expected.masks.float().mean()
+
+
+def test_maps_of_the_padded_input_become_masks_of_the_original():
+    """Positive in the left half of the image, which is not that of its padded input."""
+    meta = dict(img_shape=(60, 80), ori_shape=(30, 40), scale_factor=(2.0, 2.0), img_id=1)
+    maps = (10 - torch.arange(24.0) - 0.5).expand(1, 2, 16, 24)  # 10 of 24 columns, of 4 pixels each
+    outputs = dict(boxes=torch.tensor([[[0, 0, 40, 64], [0] * 4]]), scores=torch.tensor([[0.9, 0.0]]))
+    outputs |= dict(labels=torch.tensor([[3, -1]]), mask_maps=maps)
+    found = in_image(outputs, DetDataSample(metainfo=meta), 0.5)
+    assert found.bboxes.tolist() == [[0, 0, 20, 30]] and found.labels.tolist() == [3]
+    assert found.masks.shape == (1, 30, 40)
+    assert found.masks[..., :20].all() and not found.masks[..., 20:].any()
+    outputs["scores"] = torch.zeros(1, 2)
+    assert in_image(outputs, DetDataSample(metainfo=meta), 0.5).masks.shape == (0, 30, 40)
 
 
 def test_an_image_is_filled_up_with_what_normalisation_makes_zero():

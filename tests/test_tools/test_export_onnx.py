@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from commands import SMALL, call, refused
-from lively import CONFIGS, SMALL_RESNET, config
+from lively import CONFIGS, config
 
 from mmcarafe.deploy.runtimes import runtime
 from mmcarafe.layers import CARAFE
@@ -18,12 +18,6 @@ pytestmark = pytest.mark.needs(torch="2.10")
 
 SLOW = pytest.mark.slow
 SHAPES = CONFIGS / "mask-rcnn_r18_fpn-carafe_shapes.py"
-
-
-# those that are not exported whole, as test_export_detector.py does with the others; by whether a model may
-# keep its sizes open: some heads fix them while they run
-DYNAMIC = ("rtmdet-ins_s",)
-STATIC = {"tood_r50_fpn": "bbox_head", "vfnet_r50_fpn": "bbox_head", "solov2_r50_fpn": "mask_head"}
 
 
 def export(path, folder, *args, checkpoint=()):
@@ -40,24 +34,6 @@ def export(path, folder, *args, checkpoint=()):
         cwd=folder,
     )
     return result.stdout
-
-
-@SLOW  # the embedded detector stands for them in the usual run
-@pytest.mark.parametrize("start", DYNAMIC)
-def test_raw_outputs_of_any_batch_and_size(start, tmp_path):
-    out = export(config(start), tmp_path, "--part", "raw", "--dynamic")
-    assert "three images, smaller" in out and "verified: the largest error" in out
-    model = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
-    assert [type(d) for d in model.get_inputs()[0].shape] == [str, int, str, str]
-
-
-@SLOW
-@pytest.mark.parametrize("start", STATIC)
-def test_raw_outputs_of_one_size(start, tmp_path):
-    small = SMALL_RESNET | {f"model.{STATIC[start]}.stacked_convs": 2}
-    options = ["--cfg-options", *(f"{name}={value}" for name, value in small.items())]
-    out = export(config(start), tmp_path, "--part", "raw", "--verify", *options)
-    assert "verified: the largest error" in out
 
 
 @pytest.fixture
@@ -124,7 +100,7 @@ def test_a_program_of_torch_export_saves_and_loads(tmp_path):
     assert torch.ops.mmcarafe.carafe.default in {node.target for node in program.graph.nodes}
 
 
-RETINANET, TOOD = (CONFIGS / f"{name}_r50_fpn-carafe_1x_coco.py" for name in ("retinanet", "tood"))
+RETINANET = CONFIGS / "retinanet_r50_fpn-carafe_1x_coco.py"
 SHAPE = ["--shape", 192, 192]
 
 
@@ -135,14 +111,13 @@ SHAPE = ["--shape", 192, 192]
         ([RETINANET, "gone.pth"], "checkpoint gone.pth does not exist"),
         (["mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "--part", "upsampler"], "this config has none"),
         (["mmdet::detr/detr_r50_8xb2-150e_coco.py", *SHAPE, "--part", "raw"], "DETR has no dense head"),
-        pytest.param([TOOD, *SHAPE, "--part", "raw", "--dynamic"], "leave --dynamic out", marks=SLOW),
         ([RETINANET, *SHAPE, "--verify", "gone.png"], "image gone.png does not exist"),
         (
             [RETINANET, *SHAPE, "--part", "upsampler", "--verify", "--tolerance", 1e-12],
             "differs from PyTorch by",
         ),
     ],
-    ids=["config", "checkpoint", "upsampler", "transformer", "dynamic", "image", "tolerance"],
+    ids=["config", "checkpoint", "upsampler", "transformer", "image", "tolerance"],
 )
 def test_a_mistake_is_named(tmp_path, args, match):
     refused("export.py", *args, cwd=tmp_path, match=match)
