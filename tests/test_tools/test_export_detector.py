@@ -31,7 +31,6 @@ EXPORTED = {
     "rtmdet-ins_s": {},
     "yolox_s": {},
     "tood_r50_fpn": {},
-    "vfnet_r50_fpn": {},
     "solov2_r50_fpn": dict(score_thr=0.975),  # more are found than are candidates
 }
 
@@ -61,6 +60,16 @@ def test_detections_of_any_batch_and_size(start, tmp_path, capsys):
     assert {node.domain for node in model.graph.node} == {""}  # standard operators alone
     assert [i.name for i in model.graph.input] == ["image"]
     assert tuple(o.name for o in model.graph.output) == part.module.outputs
+
+
+@SLOW
+def test_a_program_of_vfnet_takes_other_sizes(tmp_path, capsys):
+    """In ONNX its deformable convolutions are TOOD's, and take a minute more to write."""
+    path = tmp_path / "model.pt2"
+    part = exported(lively("vfnet_r50_fpn"), path)
+    verify(path, part, other_inputs(part, [192, 224], dynamic=True))
+    out = capsys.readouterr().out
+    assert "three images, smaller" in out and "verified: the largest error" in out
 
 
 @SLOW
