@@ -105,7 +105,7 @@ def test_detections_of_detr_are_mmdets(loss):
     cfg.backbone.update(base_channels=8, init_cfg=None)
     cfg.neck.in_channels = [64]
     cfg.encoder.num_layers = cfg.decoder.num_layers = 1
-    cfg.bbox_head.loss_cls.update(loss)
+    cfg.bbox_head.loss_cls = loss or cfg.bbox_head.loss_cls
     torch.manual_seed(0)
     detector, images = MODELS.build(cfg).eval(), pictures(2, 160, 224)
     with torch.no_grad():
