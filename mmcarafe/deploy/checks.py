@@ -3,7 +3,6 @@
 
 from mmdet.models import (
     DeformableDETR,
-    DetectionTransformer,
     Mask2Former,
     MaskFormer,
     SingleRoIExtractor,
@@ -16,12 +15,10 @@ from mmcarafe.errors import UnsupportedError
 _LEVELS = (
     "its attention (mmcv's MultiScaleDeformableAttention) splits levels by sizes that are values of a tensor"
 )
-_SIZES = "its transformer masks padding by a list of the images' sizes, which is no input of a program"
 NOT_EXPORTED = {
     Mask2Former: _LEVELS,
     DeformableDETR: _LEVELS,
-    MaskFormer: _SIZES,
-    DetectionTransformer: _SIZES,
+    MaskFormer: "its padding is masked image by image, in a loop that would fix the size of the batch",
     SparseRCNN: "its boxes are refined image by image, in a loop that would fix the size of the batch",
 }
 """Say why detectors of some families are not exported, the special ones first."""

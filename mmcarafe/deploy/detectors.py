@@ -6,11 +6,12 @@ whole, every tensor has a size that is known beforehand, and what is not selecte
 detections are mmdet's: the same candidates, the same suppression, the same number of them.
 """
 
-from mmdet.models import SOLOV2Head, TwoStageDetector
+from mmdet.models import DETR, SOLOV2Head, TwoStageDetector
 from torch import nn
 
 from mmcarafe.deploy import one_stage, two_stage
 from mmcarafe.deploy.checks import check_family
+from mmcarafe.deploy.detr import Transformer
 from mmcarafe.deploy.network import Preprocessed
 from mmcarafe.deploy.solo import SOLOv2
 
@@ -20,6 +21,8 @@ def whole(detector: nn.Module) -> Preprocessed:
     check_family(detector)
     if isinstance(detector, TwoStageDetector):
         return two_stage.KINDS.get(type(detector.roi_head), two_stage.TwoStage)(detector)
+    if isinstance(detector, DETR):
+        return Transformer(detector)
     if isinstance(getattr(detector, "mask_head", None), SOLOV2Head):
         return SOLOv2(detector)
     head = getattr(detector, "bbox_head", None)

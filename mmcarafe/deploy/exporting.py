@@ -77,7 +77,8 @@ def save(program: ExportedProgram, part: Part, path: Path, opset: int) -> None:
             save(program, part, source, opset)
             to_openvino(source, path)
         return
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for name in ("torch.onnx", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own
         try:

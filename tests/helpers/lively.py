@@ -68,7 +68,12 @@ def lively(start: str, **test_cfg) -> nn.Module:
         test_cfg = dict(score_thr=0.02) | test_cfg
     (cfg.model.test_cfg.get("rcnn") or cfg.model.test_cfg).update(test_cfg)
     torch.manual_seed(0)
-    detector = MODELS.build(cfg.model).eval()
+    return enlivened(MODELS.build(cfg.model).eval())
+
+
+@torch.no_grad()
+def enlivened(detector: nn.Module) -> nn.Module:
+    """The detector with outputs of variance 1 in every layer of a head."""
     for name, module in list(detector.named_modules()):
         for key, child in list(module.named_children()):
             if isinstance(child, _NormBase):

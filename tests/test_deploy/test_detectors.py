@@ -5,12 +5,14 @@ import doctest
 
 import pytest
 import torch
-from lively import CONFIGS, lively, mmdets_detections, pictures
+from lively import CONFIGS, enlivened, lively, mmdets_detections, pictures
 from mmdet.models.layers import mask_matrix_nms
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmdet.registry import MODELS
 from mmdet.structures.mask import mask2bbox
+from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from mmengine.hub import get_config
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -93,6 +95,27 @@ def masks_of(found: dict[str, torch.Tensor], size: tuple[int, int]) -> torch.Ten
 def agree(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert 0.001 < theirs.float().mean() < 0.999
     assert (ours != theirs).float().mean() < 1e-4  # a probability of one half may round either way
+
+
+@pytest.mark.parametrize("loss", [{}, dict(type="FocalLoss", use_sigmoid=True)], ids=["softmax", "sigmoid"])
+def test_detections_of_detr_are_mmdets(loss):
+    """Of one layer each in encoder and decoder; queries that are far apart look at different places."""
+    register_all_modules()
+    cfg = get_config("mmdet::detr/detr_r18_8xb2-500e_coco.py").model
+    cfg.backbone.update(base_channels=8, init_cfg=None)
+    cfg.neck.in_channels = [64]
+    cfg.encoder.num_layers = cfg.decoder.num_layers = 1
+    cfg.bbox_head.loss_cls = loss or cfg.bbox_head.loss_cls
+    torch.manual_seed(0)
+    detector, images = MODELS.build(cfg).eval(), pictures(2, 160, 224)
+    with torch.no_grad():
+        detector.query_embedding.weight *= 10
+    expected = mmdets_detections(enlivened(detector), images)
+    actual = detections(whole(detector), images)
+    for i, theirs in enumerate(expected):
+        assert len(theirs.labels.unique()) > 3 and theirs.bboxes.std(0).max() > 5
+        for ours, name in zip(actual.values(), ("bboxes", "scores", "labels"), strict=True):
+            assert_close(ours[i], theirs[name])
 
 
 @SLOW
