@@ -69,6 +69,7 @@ def look(sample: BaseDataElement) -> Seen:
         truth, found = (
             part.data.squeeze(0).cpu().numpy() for part in (sample.gt_sem_seg, sample.pred_sem_seg)
         )
+        _check_sizes(sample.img_path, truth.shape, found.shape)
         return Seen(sample.img_path, classes(truth), classes(np.where(truth == IGNORED, IGNORED, found)))
     truth, found = sample.get("gt_instances"), sample.get("pred_instances")
     if truth is None or found is None or "masks" not in truth or "masks" not in found:
@@ -76,9 +77,18 @@ def look(sample: BaseDataElement) -> Seen:
             "expected masks, or a semantic map, of the model and of the data set; the second needs "
             "LoadAnnotations in the pipeline of val_dataloader, for a detector with_mask=True"
         )
+    _check_sizes(sample.img_path, (truth.masks.height, truth.masks.width), found.masks.shape[1:])
     found = found[found.scores >= CONFIDENCE].cpu()
     objects = Masks.of(truth.labels.cpu().numpy(), truth.masks.to_ndarray())
     return Seen(sample.img_path, objects, Masks.of(found.labels.numpy(), found.masks.numpy()))
+
+
+def _check_sizes(path: str, truth: tuple[int, ...], found: tuple[int, ...]) -> None:
+    if tuple(truth) != tuple(found):
+        raise InputError(
+            f"the truth of {path} has the size {tuple(truth)}, what is found has {tuple(found)}: put "
+            "LoadAnnotations behind Resize in the pipeline of val_dataloader"
+        )
 
 
 def classes(labels: np.ndarray) -> Masks:

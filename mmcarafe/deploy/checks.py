@@ -51,13 +51,23 @@ def check_extractor(name: str, extractor: nn.Module) -> None:
 
 def check_settings(head: nn.Module, *needed: str) -> None:
     """Raise UnsupportedError unless the head's settings are among those that are exported."""
-    cfg, nms = head.test_cfg, dict(head.test_cfg.nms)
+    nms = dict(head.test_cfg.nms)
     unknown = set(nms) - {"type", "iou_threshold", "class_agnostic", "split_thr"}
     if nms.get("type", "nms") != "nms" or unknown:
         raise UnsupportedError(f"test_cfg.nms: expected type='nms' and an iou_threshold, got {nms}")
+    check_limits(head, *needed)
+    check_scores(head)
+
+
+def check_limits(head: nn.Module, *needed: str) -> None:
+    """Raise UnsupportedError unless these numbers of the head's settings are limits."""
     for name in needed:
-        if cfg.get(name, -1) <= 0:
-            raise UnsupportedError(f"test_cfg.{name}: expected 1 or more, got {cfg.get(name)}")
-    loss = getattr(getattr(head, "bbox_head", head), "loss_cls", None)  # SSD has none
+        if head.test_cfg.get(name, -1) <= 0:
+            raise UnsupportedError(f"test_cfg.{name}: expected 1 or more, got {head.test_cfg.get(name)}")
+
+
+def check_scores(head: nn.Module) -> None:
+    """Raise UnsupportedError where a loss makes scores of logits in a way of its own."""
+    loss = getattr(head, "loss_cls", None)  # SSD has none
     if getattr(loss, "custom_cls_channels", False):
         raise UnsupportedError(f"scores of {type(loss).__name__} are not exported")

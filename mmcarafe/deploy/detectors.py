@@ -14,6 +14,7 @@ from mmcarafe.deploy.checks import check_family
 from mmcarafe.deploy.detr import Transformer
 from mmcarafe.deploy.network import Preprocessed
 from mmcarafe.deploy.solo import SOLOv2
+from mmcarafe.errors import UnsupportedError
 
 
 def whole(detector: nn.Module) -> Preprocessed:
@@ -26,4 +27,8 @@ def whole(detector: nn.Module) -> Preprocessed:
     if isinstance(getattr(detector, "mask_head", None), SOLOV2Head):
         return SOLOv2(detector)
     head = getattr(detector, "bbox_head", None)
+    if head is None:
+        raise UnsupportedError(
+            f"of detectors without a bbox_head SOLOv2 alone is exported, not {type(detector).__name__}"
+        )
     return next((m for m in one_stage.KINDS if isinstance(head, m.kind)), one_stage.OneStage)(detector)

@@ -17,6 +17,7 @@ from mmcarafe.deploy.boxes import (
 )
 from mmcarafe.deploy.checks import check_selection, check_settings
 from mmcarafe.deploy.network import Preprocessed
+from mmcarafe.errors import UnsupportedError
 
 
 class OneStage(Preprocessed):
@@ -47,7 +48,7 @@ class OneStage(Preprocessed):
 
     kind: type = BaseDenseHead
     methods = ("predict_by_feat", "_predict_by_feat_single", "_bbox_post_process")
-    """Which select boxes, and have to be those of ``kind``."""
+    """Name the methods that select boxes, which must be those of ``kind``."""
     needed = ("nms_pre", "max_per_img")
     candidates = staticmethod(dense_candidates)
 
@@ -94,6 +95,14 @@ class RTMDetIns(OneStage):
         "_bbox_mask_post_process",
         "_mask_predict_by_feat_single",
     )
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__(detector)
+        threshold = self.head.test_cfg.mask_thr_binary
+        if not 0 < threshold < 1:
+            raise UnsupportedError(
+                f"test_cfg.mask_thr_binary: expected a probability between 0 and 1, got {threshold}"
+            )
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Detect as other detectors with one stage do, with a map of the input for each object.

@@ -112,7 +112,7 @@ def _detector(detector: nn.Module, image: Tensor) -> Part:
     try:
         module = whole(detector)
     except UnsupportedError as error:
-        raise InputError(f"--part detector: {error}; try --part raw or neck") from error
+        raise InputError(f"--part detector: {error}; try another --part") from error
     return Part(module, (image,), [1], module.outputs)
 
 

@@ -7,9 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmcarafe.deploy.boxes import flat, rows, top
-from mmcarafe.deploy.checks import check_selection
+from mmcarafe.deploy.checks import check_limits, check_selection
 from mmcarafe.deploy.network import Preprocessed
 from mmcarafe.errors import UnsupportedError
+
+KERNELS = ("gaussian", "linear")
+"""Name what Matrix NMS may lower scores by."""
 
 
 class SOLOv2(Preprocessed):
@@ -36,9 +39,11 @@ class SOLOv2(Preprocessed):
             raise UnsupportedError(
                 f"SOLOv2 is exported with dynamic_conv_size=1, not {head.dynamic_conv_size}"
             )
-        for name in ("nms_pre", "max_per_img"):
-            if head.test_cfg.get(name, -1) <= 0:
-                raise UnsupportedError(f"test_cfg.{name}: expected 1 or more, got {head.test_cfg.get(name)}")
+        check_limits(head, "nms_pre", "max_per_img")
+        if head.test_cfg.kernel not in KERNELS:
+            raise UnsupportedError(
+                f"test_cfg.kernel: expected {' or '.join(KERNELS)}, got {head.test_cfg.kernel!r}"
+            )
         areas = [torch.full((n * n,), float(s)) for n, s in zip(head.num_grids, head.strides, strict=True)]
         self.register_buffer("least", torch.cat(areas), persistent=False)
 
@@ -64,7 +69,7 @@ class SOLOv2(Preprocessed):
         scores = scores * decay(
             rows(inside, order), area.gather(1, order), labels.gather(1, order), cfg.kernel, cfg.sigma
         )
-        scores = scores.where(scores >= cfg.filter_thr, 0.0)
+        scores = scores.where(scores >= cfg.get("filter_thr", 0), 0.0)
         scores, best = top(scores, cfg.max_per_img)
         scores, order = scores.clamp(min=0), order.gather(1, best)
         found = scores > 0
@@ -93,7 +98,7 @@ def decay(inside: Tensor, area: Tensor, labels: Tensor, kernel: str, sigma: floa
         inside (Tensor[N, K, P]): 1 where a pixel is of the mask, else 0; masks in falling order of scores.
         area (Tensor[N, K]): of the masks, in pixels.
         labels (Tensor[N, K]): masks of other labels do not matter.
-        kernel (str): ``gaussian`` or ``linear``.
+        kernel (str): one of KERNELS.
         sigma (float): of the former.
     """
     shared = inside @ inside.transpose(1, 2)

@@ -12,7 +12,7 @@ from mmdet.models import (
 from torch import Tensor, nn
 
 from mmcarafe.deploy.boxes import best_boxes, roi_candidates, rois_of, rpn_candidates
-from mmcarafe.deploy.checks import check_extractor, check_selection, check_settings
+from mmcarafe.deploy.checks import check_extractor, check_scores, check_selection, check_settings
 from mmcarafe.deploy.network import Preprocessed
 from mmcarafe.errors import UnsupportedError
 
@@ -40,6 +40,7 @@ class TwoStage(Preprocessed):
             )
         for head in self._stages("bbox_head"):
             check_selection(head, BBoxHead, "predict_by_feat", "_predict_by_feat_single")
+            check_scores(head)
         for name in self._extractors():
             for extractor in self._stages(name):
                 check_extractor(name, extractor)

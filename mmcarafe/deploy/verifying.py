@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from mmcarafe.deploy.network import MULTIPLE
@@ -38,10 +39,8 @@ def other_inputs(
 
     def draw(batch: int, down: float, across: float) -> tuple[Tensor, ...]:
         sizes = [(round(t.shape[2] * down), round(t.shape[3] * across)) for t in part.inputs]
-        most = 255 if part.takes_images else 1
-        return tuple(
-            torch.rand(batch, t.shape[1], *hw) * most for t, hw in zip(part.inputs, sizes, strict=True)
-        )
+        drawn = blots if part.takes_images else torch.rand
+        return tuple(drawn(batch, t.shape[1], *hw) for t, hw in zip(part.inputs, sizes, strict=True))
 
     # an upsampler alone takes odd sizes too
     height, width = part.inputs[0].shape[2:] if part.scale else (size // MULTIPLE for size in shape)
@@ -55,6 +54,19 @@ def other_inputs(
         channels = part.inputs[0].shape[1]
         given[name] = (read_image(name, None if dynamic else shape, channels),)
     return given
+
+
+def blots(batch: int, channels: int, height: int, width: int) -> Tensor:
+    """Draw images of blots large and small, Tensor[N, C, H, W], whole numbers from 0 to 255.
+
+    In noise that differs from pixel to pixel all places look alike to a detector: their scores are equal but
+    for rounding, which then decides what is found.
+    """
+    layers = []
+    for size in (64, 16, 4):
+        coarse = torch.randn(batch, channels, max(1, height // size), max(1, width // size))
+        layers.append(F.interpolate(coarse, (height, width), mode="bilinear"))
+    return (128 + 40 * sum(layers)).clamp(0, 255).round()
 
 
 def read_image(name: str, shape: list[int] | None, channels: int) -> Tensor:
@@ -94,6 +106,8 @@ def detections_differ(ours: list[Tensor], theirs: list[Tensor]) -> Difference:
     Boxes are compared in units of the largest coordinate, and maps of logits in those of the largest logit;
     scores and probabilities are 0 to 1. One that differs by more than 0.01 is another detection.
     """
+    if not all(t.isfinite().all() for t in ours):
+        return Difference(float("inf"))
     largest, *scales = (t.abs().max().clamp(min=1) for t in (theirs[0], *theirs[3:]))
     worst, found, wanted = 0.0, 0, 0
     for i in range(len(theirs[0])):

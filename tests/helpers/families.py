@@ -112,10 +112,10 @@ NOT = {
     "grey": {},
     "soft_teacher": {},
     "cond_inst": dict(detector="boxes of CondInstBboxHead are selected in a way of its own"),
-    "solov2": dict(detector="in a way of its own, which is not exported; try --part raw"),
-    "sparse_rcnn": dict(detector="not EmbeddingRPNHead and SparseRoIHead", raw="has no dense head"),
-    "queryinst": dict(detector="not EmbeddingRPNHead and SparseRoIHead", raw="has no dense head"),
-    "deformable_detr": dict(detector="boxes of DeformableDETRHead", raw="DeformableDETR has no dense head"),
+    "solov2": {},
+    "sparse_rcnn": dict(detector="its boxes are refined image by image", raw="has no dense head"),
+    "queryinst": dict(detector="its boxes are refined image by image", raw="has no dense head"),
+    "deformable_detr": dict(detector="DeformableDETR is not exported: its attention", raw="no dense head"),
     "ssd": {},
     "cascade_rpn": dict(
         detector="not CascadeRPNHead and StandardRoIHead", raw="FasterRCNN has no dense head"

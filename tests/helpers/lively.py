@@ -10,8 +10,9 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
+
+from mmcarafe.deploy.verifying import blots
 
 CONFIGS = Path(__file__).parents[2] / "configs/carafe"
 # instead of a ResNet-50: an eighth of the channels, a third of the layers
@@ -35,10 +36,8 @@ def config(start: str) -> Path:
 
 
 def pictures(batch: int, height: int, width: int) -> Tensor:
-    """Images of blots large and small: Tensor[N, 3, H, W], whole numbers from 0 to 255."""
-    sizes = [(height // d, width // d) for d in (64, 16, 4)]
-    layers = [F.interpolate(torch.randn(batch, 3, *hw), (height, width), mode="bilinear") for hw in sizes]
-    return (128 + 40 * sum(layers)).clamp(0, 255).round()
+    """Draw images in colour, Tensor[N, 3, H, W]."""
+    return blots(batch, 3, height, width)
 
 
 def _narrow(settings: dict) -> None:
@@ -52,7 +51,7 @@ def _narrow(settings: dict) -> None:
 
 @torch.no_grad()
 def lively(start: str, **test_cfg) -> nn.Module:
-    """The detector of a config, small and narrow; every layer of a head has outputs of variance 1.
+    """Build the detector of a config, small and narrow; every layer of a head has outputs of variance 1.
 
     Whatever the image: a batch norm has statistics of a training, a group norm makes its own.
     """
@@ -73,7 +72,7 @@ def lively(start: str, **test_cfg) -> nn.Module:
 
 @torch.no_grad()
 def enlivened(detector: nn.Module) -> nn.Module:
-    """The detector with outputs of variance 1 in every layer of a head."""
+    """Give every layer of a detector's heads outputs of variance 1."""
     for name, module in list(detector.named_modules()):
         for key, child in list(module.named_children()):
             if isinstance(child, _NormBase):

@@ -13,7 +13,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 
 from mmcarafe.comparison.object_scores import Choice, Masks, Seen, extremes, look
-from mmcarafe.comparison.pictures import NO_OBJECT, OBJECTS, draw, paint, panels, window
+from mmcarafe.comparison.pictures import NO_OBJECT, OBJECTS, draw, paint, panels, predict, window
 from mmcarafe.comparison.runs import add_result, run_folder
 from mmcarafe.errors import InputError
 
@@ -52,6 +52,11 @@ def test_what_a_detector_finds_below_the_confidence_counts_for_nothing():
     seen = look(sample)
     assert (seen.path, len(seen.found.rles)) == ("one.png", 1)
     assert seen.scores == pytest.approx([50 / 150])
+    sample.gt_instances.masks = BitmapMasks([np.ones((50, 40), np.uint8)], 50, 40)
+    with pytest.raises(
+        InputError, match=r"one.png has the size \(50, 40\).*put LoadAnnotations behind Resize"
+    ):
+        look(sample)
     del sample.pred_instances.masks
     with pytest.raises(InputError, match="expected masks, or a semantic map"):
         look(sample)
@@ -178,10 +183,33 @@ def test_the_command_draws_what_the_checkpoints_find(comparison, toy, monkeypatc
     monkeypatch.setattr(
         "mmcarafe.comparison.object_scores.CONFIDENCE", 0.0
     )  # of a model that learned nothing
+    folders = []
+
+    def predicted(folder, options=None):
+        folders.append(folder)
+        return predict(folder, options)
+
+    monkeypatch.setattr("mmcarafe.comparison.pictures.predict", predicted)
     args = ["--pictures", "--out", comparison, "--seeds", 1]
     written = call("compare_upsamplers.py", *args, cwd=toy).stdout.split()[-1]
     assert written == str(comparison / "pictures/CARAFE-in-neck_aaaa_seed-1.png")
+    assert folders == [run_folder(comparison, arm, "aaaa", 1) for arm in ("config", "CARAFE in neck")]
     assert cv2.imread(written).std() > 5
+
+
+def test_each_arm_is_drawn_with_its_own_checkpoint(comparison, toy, monkeypatch):
+    monkeypatch.chdir(toy)
+    monkeypatch.setattr("mmengine.device.utils.DEVICE", "cpu")
+    monkeypatch.setattr("mmcarafe.comparison.object_scores.CONFIDENCE", 0.0)
+    path = run_folder(comparison, "config", "aaaa", 1) / "epoch_1.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    for name, weight in checkpoint["state_dict"].items():
+        if name.startswith("roi_head.bbox_head.fc_cls"):
+            weight.zero_()[-1:] = 1  # all is background
+    torch.save(checkpoint, path)
+    ours, theirs = (predict(run_folder(comparison, arm, "aaaa", 1)) for arm in ("CARAFE in neck", "config"))
+    assert [one.path for one in ours] == [one.path for one in theirs]
+    assert sum(one.scores.sum() for one in theirs) != sum(one.scores.sum() for one in ours)
 
 
 def test_what_pictures_need_is_named(comparison, toy):

@@ -221,6 +221,8 @@ def test_the_op_extracts_what_mmdets_extractor_does(start):
         ("mask2former_r50_carafe_8xb2-lsj-50e_coco", {}, "Mask2Former is not exported: its attention"),
         ("retinanet_r50_fpn-carafe_1x_coco", dict(nms=dict(type="soft_nms")), "expected type='nms'"),
         ("retinanet_r50_fpn-carafe_1x_coco", dict(nms_pre=-1), "test_cfg.nms_pre: expected 1 or more"),
+        ("solov2_r50_fpn-carafe_1x_coco", dict(kernel="gauss"), "kernel: expected gaussian or linear, got"),
+        ("rtmdet-ins_s_carafe_8xb32-300e_coco", dict(mask_thr_binary=-1), "between 0 and 1, got -1"),
     ],
 )
 def test_what_cannot_be_exported_is_named(name, change, match):
@@ -229,6 +231,19 @@ def test_what_cannot_be_exported_is_named(name, change, match):
     cfg.test_cfg.update(change)
     with pytest.raises(UnsupportedError, match=match):
         whole(MODELS.build(cfg))
+
+
+def test_scores_of_every_stage_are_looked_at():
+    cfg = Config.fromfile(CONFIGS / "cascade-mask-rcnn_r50_fpn-carafe_1x_coco.py").model
+    cfg.backbone.init_cfg = None
+    cfg.roi_head.bbox_head[2].loss_cls = dict(type="SeesawLoss", num_classes=80)
+    with pytest.raises(UnsupportedError, match="scores of SeesawLoss are not exported"):
+        whole(MODELS.build(cfg))
+
+
+def test_a_detector_without_boxes_is_named():
+    with pytest.raises(UnsupportedError, match="SOLOv2 alone is exported, not Sequential"):
+        whole(torch.nn.Sequential())
 
 
 def test_the_docstrings_example():

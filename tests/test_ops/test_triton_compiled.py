@@ -35,7 +35,7 @@ UPSAMPLING = [case(dtype, layout) for dtype in ("float32", "float16", "bfloat16"
 USUAL = UPSAMPLING + of_downsampling(UPSAMPLING)
 FEW = UPSAMPLING[:2] + of_downsampling(UPSAMPLING[:1])
 OTHERS = [call for call in USUAL if call not in FEW]
-OF_AMPERE = [call for call in USUAL if call["dtype"] != "float16"]  # as wide as bfloat16
+OF_AMPERE = [call for call in USUAL if call["dtype"] != "float16" or call["down"]]  # as wide as bfloat16
 UNUSUAL = [
     case(memory_format=layout, down=down, **other)
     for layout in LAYOUTS
