@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo's detector and segmentor have in common: their config, and images as it loads them."""
+"""Reads configs, and takes images as they say, for the demo's detector and segmentor alike."""
 
 import mmcv
 import numpy as np
@@ -23,7 +23,7 @@ class Inferencing:
     """
 
     visualizer_type: str
-    """What draws where the config names nothing."""
+    """Name the visualizer to draw with where the config names none."""
 
     def __init__(self, config: str, checkpoint: str, device: str, **options: object) -> None:
         cfg = read_config(config)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well each object of an image is found, and the images where an arm gains and loses most.
+"""Score how well each object of an image is found; choose the images where an arm gains and loses most.
 
 An object's score is its IoU with the mask that fits it best, of those of its class that are found with a
 confidence of at least CONFIDENCE; an image's score is the mean over its objects. The objects of a semantic
@@ -103,7 +103,7 @@ class Choice(NamedTuple):
     image: int
     item: int
     difference: float
-    """Of the image's scores."""
+    """Give the difference of the image's scores, ours minus theirs."""
 
 
 def extremes(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> tuple[Choice, Choice]:

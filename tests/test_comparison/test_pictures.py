@@ -202,7 +202,7 @@ def test_each_arm_is_drawn_with_its_own_checkpoint(comparison, toy, monkeypatch)
     monkeypatch.setattr("mmengine.device.utils.DEVICE", "cpu")
     monkeypatch.setattr("mmcarafe.comparison.object_scores.CONFIDENCE", 0.0)
     path = run_folder(comparison, "config", "aaaa", 1) / "epoch_1.pth"
-    checkpoint = torch.load(path, weights_only=False)
+    checkpoint = torch.load(path, weights_only=False)  # of this test's own training, with its message hub
     for name, weight in checkpoint["state_dict"].items():
         if name.startswith("roi_head.bbox_head.fc_cls"):
             weight.zero_()[-1:] = 1  # all is background
