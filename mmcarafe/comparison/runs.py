@@ -59,11 +59,16 @@ def run_folder(out: Path, arm: str, settings: str, seed: int) -> Path:
 
 
 def run_config(cfg: Config, run: Run) -> Config:
-    """Return what a run is trained with: the arm's config, its seed and the start that all arms share."""
+    """Return what a run is trained with: the arm's config, its seed and the start that all arms share.
+
+    ``{seed}`` in ``load_from`` stands for the seed, so that each goes on from a training of its own.
+    """
     common = deepcopy(cfg.model)
     cfg = arm_config(cfg, run.arm)
     cfg.work_dir = str(run.folder)
     cfg.launcher = "none"
+    if cfg.get("load_from"):
+        cfg.load_from = cfg.load_from.replace("{seed}", str(run.seed))
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": run.seed}
     hook = dict(type="SameStartHook", model=common, progress=str(run.folder / "progress"))
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), hook]

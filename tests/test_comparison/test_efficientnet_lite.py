@@ -38,8 +38,28 @@ def test_maps_have_the_channels_and_sizes_that_the_neck_expects():
         (24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3)
     ]  # fmt: skip
     assert [level.shape[-1] for level in neck(levels)] == [24, 12, 6, 3, 2]
-    sum(level.sum() for level in levels).backward()
-    assert all(parameter.grad is not None for parameter in backbone.parameters()), "all of it is used"
+
+
+@installed
+@pytest.mark.parametrize(("frozen_stages", "blocks"), [(0, 0), (1, 3), (2, 5)])
+def test_all_is_trained_but_the_stages_below_a_map(frozen_stages, blocks):
+    backbone = EfficientNetLite0(pretrained=False, frozen_stages=frozen_stages)
+    sum(level.sum() for level in backbone(torch.rand(2, 3, 64, 64))).backward()
+    trained = {name for name, parameter in backbone.named_parameters() if parameter.grad is not None}
+    frozen = tuple(f"net._blocks.{index}." for index in range(blocks))
+    frozen += ("net._conv_stem.", "net._bn0.") if frozen_stages else ()
+    assert trained == {
+        name for name, _ in backbone.named_parameters() if not (frozen and name.startswith(frozen))
+    }
+
+
+@installed
+@pytest.mark.parametrize("norm_eval", [True, False])
+def test_means_of_batch_norms_stay_where_they_are_evaluated(norm_eval):
+    backbone = EfficientNetLite0(pretrained=False, norm_eval=norm_eval).train()
+    before = backbone.net._bn0.running_mean.clone()
+    backbone(torch.rand(2, 3, 64, 64))
+    assert backbone.net._bn0.running_mean.equal(before) == norm_eval
 
 
 @installed

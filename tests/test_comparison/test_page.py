@@ -79,6 +79,12 @@ def test_an_arm_without_a_seed_of_the_baseline_says_so():
     )
 
 
+def test_arguments_are_named_where_they_tell_arms_apart():
+    assert "- **CARAFE,start=nearest in both**: " in written(
+        [*ONE, line("CARAFE,start=nearest in both", 0, 0.4)]
+    )
+
+
 def test_results_of_several_recipes_are_refused():
     with pytest.raises(InputError, match="results of one recipe, got those of 2"):
         written([*ONE, ONE[1] | dict(recipe="bbbb")])

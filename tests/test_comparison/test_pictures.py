@@ -132,13 +132,13 @@ def seen(tmp_path) -> dict[str, list[Seen]]:
     truth = masks(square(30, 20), square(50, 40))
     return {
         "config": [Seen(str(path), truth, masks(square(51, 40), square(10, 10)))],
-        "CARAFE,up_kernel=3 in neck": [Seen(str(path), truth, masks(square(50, 40), square(30, 20)))],
+        "CARAFE in neck": [Seen(str(path), truth, masks(square(50, 40), square(30, 20)))],
     }
 
 
 def test_what_is_found_has_the_colour_of_the_object_that_it_fits(seen):
     images = {name: one for name, (one,) in seen.items()}
-    drawn = panels("CARAFE,up_kernel=3 in neck", images, 0)
+    drawn = panels("CARAFE in neck", images, 0)
     titles, pixels = zip(*drawn, strict=True)
     assert titles == (
         "image", "truth\n2 objects", "config\n0.00, image 0.41", "CARAFE in neck\n1.00, image 1.00"
@@ -158,7 +158,7 @@ def test_what_is_found_has_the_colour_of_the_object_that_it_fits(seen):
 
 
 def test_a_picture_has_a_row_for_the_gain_and_one_for_the_loss(seen, tmp_path):
-    draw("CARAFE,up_kernel=3 in neck", seen, tmp_path / "drawn.png")
+    draw("CARAFE in neck", seen, tmp_path / "drawn.png")
     drawn = cv2.imread(str(tmp_path / "drawn.png"))[..., ::-1]
     colour = (drawn == list(bytes.fromhex(OBJECTS[1][1:]))).all(axis=-1)
     height = len(colour)

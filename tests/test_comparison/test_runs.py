@@ -49,6 +49,17 @@ def test_a_run_has_its_seed_and_the_start_of_the_config_as_it_is():
     assert cfg.randomness == dict(seed=0), "the config given is not changed"
 
 
+def test_each_seed_goes_on_from_the_checkpoint_of_its_own():
+    cfg = Config.fromfile(TWIN)
+    cfg.load_from = "trained/seed-{seed}/epoch_7.pth"
+    runs = plan(cfg, ARMS[:1], [0, 3], Path("out"))
+    assert [run_config(cfg, run).load_from for run in runs] == [
+        "trained/seed-0/epoch_7.pth",
+        "trained/seed-3/epoch_7.pth",
+    ]
+    assert runs[0].settings == runs[1].settings, "they are one arm"
+
+
 def test_results_are_added_whole(tmp_path, monkeypatch):
     path = tmp_path / "runs.jsonl"
     assert read_results(path) == []

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from mmcarafe.comparison.arms import UNCHANGED
-from mmcarafe.comparison.page import one_recipe, plot_curves, section, short
+from mmcarafe.comparison.page import one_recipe, plot_curves, section, shortened
 from mmcarafe.comparison.report import plot
 from mmcarafe.comparison.runs import read_results
 from mmcarafe.utils.cli import run
@@ -38,11 +38,9 @@ def pictures_of(name: str) -> tuple[str, str]:
 
 def draw(path: Path) -> None:
     """Draw the two plots of a file of results, beside it."""
-    lines = read_results(path)
-    recipe = one_recipe(lines, UNCHANGED)
-    arms = [arm | dict(arm=short(arm["arm"])) for arm in recipe["arms"]]
+    lines = shortened(read_results(path))
     differences, curves = (path.parent / name for name in pictures_of(path.stem))
-    plot(recipe | dict(arms=arms), UNCHANGED, differences)
+    plot(one_recipe(lines, UNCHANGED), UNCHANGED, differences)
     plot_curves(lines, UNCHANGED, curves)
 
 

@@ -1,5 +1,5 @@
 # The recipe of docs/evidence.md on photographs of facades: 320 x 320, ten classes.
-_base_ = "mask-rcnn_r18_fpn_nuclei.py"
+_base_ = "mask-rcnn_efficientnet-lite0_fpn_nuclei.py"
 
 data_root = "data/facades/"
 metainfo = dict(
