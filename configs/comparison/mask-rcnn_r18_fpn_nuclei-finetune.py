@@ -1,5 +1,6 @@
-# Two epochs more for the nearest-trained detectors of the recipe, as docs/where.md has it: a tenth of the learning
-# rate, and ten times as much for an upsampler that is new. load_from is what the study's first command leaves.
+# Two epochs more for the trained detectors of the recipe, as docs/where.md has it: a tenth of the learning
+# rate, and ten times as much for an upsampler that is new. load_from is what the study's first command leaves
+# of each seed.
 _base_ = "mask-rcnn_r18_fpn_nuclei.py"
 
 load_from = "work_dirs/evidence_nuclei/config_84b72d58ef93/seed-{seed}/epoch_7.pth"

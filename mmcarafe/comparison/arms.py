@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mmengine.config import Config
 
+import mmcarafe.comparison.variants  # noqa: F401  registers what an arm may name
 from mmcarafe.errors import InputError
 
 PLACES = {
@@ -19,11 +20,15 @@ PLACES = {
     "ppm": ("decode_head",),
     "fpn": ("decode_head",),
     "fusion": ("decode_head",),
+    "downsampling": ("neck",),
 }
 """The places of upsamplers, and what model configs call each: the first name that is found."""
 
 UPPER_PLACES = ("ppm", "fpn", "fusion")
 """Name the places that are one of several in a head, UPerHead's ``upsample_in``."""
+
+SETTINGS = {"downsampling": "downsample_cfg"}
+"""The setting that selects a type in a place; elsewhere ``upsample_cfg``."""
 
 BOTH = "both"
 """Another name of neck+mask_head."""
@@ -85,7 +90,7 @@ def _in_place(arm: Arm) -> Arm:
 
 
 def parse_upsampler(text: str, place: str) -> dict:
-    """Return the ``upsample_cfg`` that a command line's TYPE,key=value,... means in a place.
+    """Return what a command line's TYPE,key=value,... means in a place: the config of its upsampler.
 
     Example:
         >>> parse_upsampler("CARAFE,up_kernel=3,mask_head.compressed_channels=32", "neck")
@@ -117,7 +122,7 @@ def arm_config(cfg: Config, arm: Arm) -> Config:
         if not components:
             raise InputError(f"--where {arm.where}: the config's model has no {' or '.join(PLACES[place])}")
         for component in components:  # those of a cascade are several
-            component["upsample_cfg"] = parse_upsampler(arm.upsampler, place)
+            component[SETTINGS.get(place, "upsample_cfg")] = parse_upsampler(arm.upsampler, place)
             if place in UPPER_PLACES:
                 component["upsample_in"] = [name for name in arm.places if name in UPPER_PLACES]
     return cfg

@@ -42,8 +42,8 @@ def short_names(arms: Iterable[str]) -> dict[str, str]:
     """Return arms' names without arguments, but for arms that only these tell apart.
 
     Example:
-        >>> short_names(["CARAFE in neck", "CARAFE,mask_head.compressed_channels=32 in both"])
-        {'CARAFE in neck': 'CARAFE in neck', 'CARAFE,mask_head.compressed_channels=32 in both': 'CARAFE in both'}
+        >>> short_names(["CARAFE in neck", "CARAFE,mask_head.up_kernel=3 in both"])
+        {'CARAFE in neck': 'CARAFE in neck', 'CARAFE,mask_head.up_kernel=3 in both': 'CARAFE in both'}
     """
     names = {arm: re.sub(r",\S+ in ", " in ", arm) for arm in arms}
     count = Counter(names.values())

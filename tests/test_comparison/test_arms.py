@@ -69,6 +69,14 @@ def test_places_of_segmentors():
         arms_of(["CARAFE"], ["neck+head"])
 
 
+def test_downsampling_is_a_place_with_a_setting_of_its_own():
+    cfg = Config(dict(model=dict(neck=dict(type="PAFPN"))))
+    arm = Arm("CARAFE,downsampling.down_kernel=3", "neck+downsampling")
+    assert arm_config(cfg, arm).model.neck == dict(
+        type="PAFPN", upsample_cfg=dict(type="CARAFE"), downsample_cfg=dict(type="CARAFE", down_kernel=3)
+    )
+
+
 def test_a_model_without_the_place_is_refused():
     cfg = get_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
     with pytest.raises(InputError, match=r"no roi_head\.mask_head or mask_head"):
