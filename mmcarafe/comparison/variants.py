@@ -12,7 +12,7 @@ XAVIER = dict(type="Xavier", layer="Conv2d", distribution="uniform")
 
 @register
 class CARAFEXavier(CARAFE):
-    """CARAFE whose content encoder starts from Xavier's distribution too: kernels differ from the first step."""
+    """CARAFE whose content encoder starts from Xavier's distribution too, so that kernels differ at once."""
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, init_cfg=XAVIER, **kwargs)
@@ -37,5 +37,5 @@ class CARAFELinear(CARAFE):
         nn.init.constant_(self.content_encoder.bias, 1 / self.up_kernel**2)
 
     def kernel_normalizer(self, logits: Tensor) -> Tensor:
-        """Return the encoder's output as kernels, Tensor[N, G*k*k*s*s, H, W] to Tensor[N, G*k*k, s*H, s*W]."""
+        """Return the encoder's output Tensor[N, G*k*k*s*s, H, W] as kernels Tensor[N, G*k*k, s*H, s*W]."""
         return pixel_shuffle(logits, self.scale_factor)
