@@ -1,4 +1,4 @@
-# The recipe of docs/evidence.md on photographs of facades, 320 x 320, ten classes. Objects are from windows of
+# The recipe of docs/evidence.md on photographs of facades, 320 x 320, ten classes. Objects are windows of
 # 25 pixels to facades that fill an image, so images are not cropped.
 _base_ = "mask-rcnn_efficientnet-lite0_fpn_nuclei.py"
 
