@@ -68,7 +68,10 @@ def pytest_collection_finish(session):
     """
     gc.freeze()
     if config := sys.modules.get("mmengine.config.config"):
-        config.FormatCode = seen_before(config.FormatCode)
+        yapf_api = importlib.import_module("yapf.yapflib.yapf_api")
+        yapf_api.FormatCode = seen_before(yapf_api.FormatCode)
+        if hasattr(config, "FormatCode"):  # onedl-mmengine's imports it where it formats
+            config.FormatCode = yapf_api.FormatCode
         utils = sys.modules["mmengine.config.utils"]
         utils.load = seen_before(utils.load)
 

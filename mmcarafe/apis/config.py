@@ -5,11 +5,13 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from traceback import walk_tb
 
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config
 
 import mmcarafe.checkpoint  # noqa: F401  the allow-list for checkpoints, whichever config is run
@@ -20,6 +22,10 @@ BUILDERS = ("mmcarafe", "mmcv", "mmdet", "mmengine", "mmseg")
 
 KERNELS = ("mmcv",)
 """The package whose operations lack kernels for some devices."""
+
+if find_spec("mmseg") and not any(metadata.distributions(name="mmsegmentation")):
+    # of onedl-mmsegmentation, whose configs (mmseg::...) mmengine finds by the module's name
+    MODULE2PACKAGE["mmseg"] = "mmseg"
 
 
 def read_config(name: str, options: dict | None = None) -> Config:

@@ -8,13 +8,12 @@ import torch
 
 pytest.importorskip("mmseg", reason="mmsegmentation, an optional requirement, is not installed")
 
-from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
+from mmcarafe.apis.config import read_config
 from mmcarafe.datasets.shapes.drawing import CLASSES, PALETTE
 from mmcarafe.layers import CARAFE
 
@@ -52,14 +51,14 @@ def base_of(path: Path) -> str:
 
 @pytest.mark.parametrize("name", [name for name, path in PATHS.items() if "shapes" not in name])
 def test_a_config_differs_by_the_upsampler_alone(name):
-    ours = Config.fromfile(PATHS[name]).to_dict()
+    ours = read_config(str(PATHS[name])).to_dict()
     assert ours.pop("custom_imports")["imports"] == ["mmcarafe.segmentation"]
-    theirs = get_config(f"mmseg::{base_of(PATHS[name])}").to_dict()
+    theirs = read_config(f"mmseg::{base_of(PATHS[name])}").to_dict()
     assert others(ours) == others(theirs)
 
 
 def test_the_embedded_config_differs_from_its_twin_by_the_upsampler_alone():
-    ours, theirs = (Config.fromfile(PATHS[f"fpn_r18{c}_shapes"]).to_dict() for c in ("-carafe", ""))
+    ours, theirs = (read_config(str(PATHS[f"fpn_r18{c}_shapes"])).to_dict() for c in ("-carafe", ""))
     assert others(ours) == others(theirs) and ours != theirs
     assert (ours["metainfo"]["classes"], ours["metainfo"]["palette"][1:]) == (
         ("background", *CLASSES),
@@ -74,7 +73,7 @@ def test_the_embedded_config_differs_from_its_twin_by_the_upsampler_alone():
     [pytest.param(n, marks=pytest.mark.slow if n.startswith("upernet_r50-carafe-") else ()) for n in PATHS],
 )
 def test_a_config_learns_a_step_and_predicts(name):
-    cfg = Config.fromfile(PATHS[name])
+    cfg = read_config(str(PATHS[name]))
     cfg.model.train_cfg, cfg.model.test_cfg = {}, dict(mode="whole")
     cfg.model.data_preprocessor.update(size=(64, 64), size_divisor=None)
     with DefaultScope.overwrite_default_scope("mmseg"):
