@@ -5,7 +5,6 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from traceback import walk_tb
@@ -23,8 +22,8 @@ BUILDERS = ("mmcarafe", "mmcv", "mmdet", "mmengine", "mmseg")
 KERNELS = ("mmcv",)
 """The package whose operations lack kernels for some devices."""
 
-if find_spec("mmseg") and not any(metadata.distributions(name="mmsegmentation")):
-    # of onedl-mmsegmentation, whose configs (mmseg::...) mmengine finds by the module's name
+if find_spec("mmseg"):
+    # mmengine finds the configs mmseg::... by the module's name, whichever package installed it
     MODULE2PACKAGE["mmseg"] = "mmseg"
 
 

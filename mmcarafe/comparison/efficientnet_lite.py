@@ -22,12 +22,12 @@ class EfficientNetLite0(BaseModule):
 
     Args:
         pretrained (bool): take the ImageNet weights when they are initialised. Default: True.
-        frozen_stages (int): what is below the map of this number, from 1, is not trained. Default: 1,
-            which is up to stride 4; 0 trains all.
-        norm_eval (bool): keep the means and variances of all BatchNorms while training. Default: True.
+        frozen_stages (int): the stem and stages 1 to this one, of strides 4 to 32, are not trained, and their
+            BatchNorms keep their means and variances; 0 trains all. Default: 1.
+        norm_eval (bool): keep the means and variances of all other BatchNorms too. Default: True.
 
     Raises:
-        InputError: the packages are not installed.
+        InputError: the packages are not installed, or there is no stage of that number.
     """
 
     STRIDES = (4, 8, 16, 32)
@@ -45,27 +45,30 @@ class EfficientNetLite0(BaseModule):
         self.file = File.get_model_file_path() if pretrained else None
         self.net = EfficientNet.from_name(NAME)
         del self.net._conv_head, self.net._bn1, self.net._fc  # of the classifier
-        self.norm_eval = norm_eval
-        if frozen_stages:
-            self._freeze(self.STRIDES[frozen_stages - 1])
+        if frozen_stages not in range(len(self.STRIDES) + 1):
+            raise InputError(f"frozen_stages: expected 0 to {len(self.STRIDES)}, got {frozen_stages!r}")
+        frozen = self._up_to(self.STRIDES[frozen_stages - 1]) if frozen_stages else []
+        nn.ModuleList(frozen).requires_grad_(False)
+        self.evaluated = [self.net] if norm_eval else frozen
 
-    def _freeze(self, stride: int) -> None:
+    def _up_to(self, stride: int) -> list[nn.Module]:
+        """Return the stem and the blocks whose maps have this stride or a smaller one."""
         parts, reached = [self.net._conv_stem, self.net._bn0], 2
         for block in self.net._blocks:
             reached *= block._depthwise_conv.stride[0]
             if reached <= stride:
                 parts.append(block)
-        nn.ModuleList(parts).requires_grad_(False)
+        return parts
 
     def train(self, mode: bool = True) -> "EfficientNetLite0":
-        """Train or evaluate; with ``norm_eval`` the BatchNorms are evaluated in both.
+        """Train or evaluate, but for the BatchNorms that keep their means and variances.
 
         Args:
             mode (bool): train. Default: True.
         """
         super().train(mode)
-        if self.norm_eval:
-            for module in self.modules():
+        for part in self.evaluated:
+            for module in part.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         return self

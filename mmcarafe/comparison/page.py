@@ -52,7 +52,7 @@ def short_names(arms: Iterable[str]) -> dict[str, str]:
 
 def shortened(lines: list[dict]) -> list[dict]:
     """Return results with the short names of their arms."""
-    names = short_names({line["arm"]: None for line in lines})
+    names = short_names(line["arm"] for line in lines)
     return [line | dict(arm=names[line["arm"]]) for line in lines]
 
 
@@ -68,6 +68,7 @@ def section(lines: list[dict], baseline: str, differences: str, curves: str) -> 
     Raises:
         InputError: the results are not of one recipe, or have no run of the baseline.
     """
+    baseline = short_names([*(line["arm"] for line in lines), baseline])[baseline]
     lines = shortened(lines)
     recipe = one_recipe(lines, baseline)
     arms, kinds = recipe["arms"], kinds_of(recipe["arms"])

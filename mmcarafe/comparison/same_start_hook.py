@@ -24,10 +24,10 @@ class SameStartHook(Hook):
     """Give runs of one seed what their models share: initial weights, and the data with its augmentations.
 
     Weights are those of a common model, built and initialised with the run's seed, wherever name and shape
-    are equal; not in runs that start from a checkpoint. Random numbers that are drawn while data is loaded
-    and those that the model draws (to sample boxes, or for more parameters) come from two sequences, so that
-    a model never changes which images follow, or how they are cropped. The model's are set anew in each
-    iteration: a resumed run needs to know nothing of them.
+    are equal in modules of equal classes; not in runs that start from a checkpoint. Random numbers that are
+    drawn while data is loaded and those that the model draws (to sample boxes, or for more parameters) come
+    from two sequences, so that a model never changes which images follow, or how they are cropped. The
+    model's are set anew in each iteration: a resumed run needs to know nothing of them.
 
     Args:
         model (dict): config of the common model.
@@ -80,12 +80,17 @@ def scalars(metrics: dict) -> dict[str, float]:
 
 
 def share_state(source: nn.Module, target: nn.Module) -> int:
-    """Copy parameters and buffers of equal names and shapes; return how many."""
-    theirs = source.state_dict()
+    """Copy parameters and buffers of equal names and shapes, in modules of equal classes; return how many."""
+    theirs, modules = source.state_dict(), dict(source.named_modules())
+    others = tuple(
+        f"{name}."
+        for name, module in target.named_modules()
+        if name in modules and type(modules[name]) is not type(module)
+    )
     shared = {
         name: theirs[name]
         for name, value in target.state_dict().items()
-        if name in theirs and theirs[name].shape == value.shape
+        if name in theirs and theirs[name].shape == value.shape and not name.startswith(others)
     }
     target.load_state_dict(shared, strict=False)
     return len(shared)

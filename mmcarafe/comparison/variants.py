@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CARAFE with a part left out or made otherwise, for comparisons that ask what the part brings."""
+"""CARAFE with one part changed, for comparisons that ask what the part brings."""
 
 from torch import Tensor, nn
 
@@ -29,11 +29,11 @@ class CARAFEUncompressed(CARAFE):
 
 @register
 class CARAFELinear(CARAFE):
-    """CARAFE without the softmax: kernels are what the encoder says, and start as the same average."""
+    """CARAFE without the softmax: the encoder's output is the kernels. They too start as an average."""
 
-    def init_weights(self) -> None:
-        """Initialise the weights, and the bias with the average that a softmax makes of equal values."""
-        super().init_weights()
+    def _apply_start(self) -> None:
+        if self.start != "average":
+            raise ValueError(f"start: expected 'average', the only one without a softmax, got {self.start!r}")
         nn.init.constant_(self.content_encoder.bias, 1 / self.up_kernel**2)
 
     def kernel_normalizer(self, logits: Tensor) -> Tensor:

@@ -55,11 +55,20 @@ def test_all_is_trained_but_the_stages_below_a_map(frozen_stages, blocks):
 
 @installed
 @pytest.mark.parametrize("norm_eval", [True, False])
-def test_means_of_batch_norms_stay_where_they_are_evaluated(norm_eval):
+def test_batch_norms_that_are_frozen_or_evaluated_keep_their_means(norm_eval):
     backbone = EfficientNetLite0(pretrained=False, norm_eval=norm_eval).train()
-    before = backbone.net._bn0.running_mean.clone()
+    norms = backbone.net._bn0, backbone.net._blocks[-1]._bn1
+    before = [norm.running_mean.clone() for norm in norms]
     backbone(torch.rand(2, 3, 64, 64))
-    assert backbone.net._bn0.running_mean.equal(before) == norm_eval
+    kept = [norm.running_mean.equal(mean) for norm, mean in zip(norms, before, strict=True)]
+    assert kept == [True, norm_eval]
+
+
+@installed
+@pytest.mark.parametrize("number", [-1, 5])
+def test_a_stage_that_does_not_exist_is_refused(number):
+    with pytest.raises(InputError, match=f"frozen_stages: expected 0 to 4, got {number}"):
+        EfficientNetLite0(pretrained=False, frozen_stages=number)
 
 
 @installed

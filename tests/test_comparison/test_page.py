@@ -85,6 +85,11 @@ def test_arguments_are_named_where_they_tell_arms_apart():
     )
 
 
+def test_the_baseline_may_have_arguments():
+    text = section(ONE, CARAFE, "differences.png", "curves.png")
+    assert "- **config**: box AP -5.00" in text and "differences to CARAFE in both" in text
+
+
 def test_results_of_several_recipes_are_refused():
     with pytest.raises(InputError, match="results of one recipe, got those of 2"):
         written([*ONE, ONE[1] | dict(recipe="bbbb")])

@@ -11,7 +11,8 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
-from mmcarafe.comparison.arms import Arm, arm_config
+from mmcarafe.comparison.arms import UNCHANGED, Arm, arm_config, fingerprint
+from mmcarafe.comparison.runs import plan, read_results, run_config, run_folder
 from mmcarafe.datasets.shapes.drawing import CLASSES
 
 RECIPES = sorted((ROOT / "configs/comparison").glob("mask-rcnn*.py"))
@@ -63,3 +64,13 @@ def test_a_recipe_is_consistent(path):
     assert heads.bbox_head.num_classes == heads.mask_head.num_classes == len(cfg.metainfo.classes)
     for part in (cfg.model.neck, heads.mask_head):  # as in mmdet, which the arms are compared with
         assert "upsample_cfg" not in part
+
+
+def test_the_committed_results_are_of_the_recipe_and_fine_tuning_starts_from_its_checkpoints():
+    folder = ROOT / "configs/comparison"
+    recipe = fingerprint(Config.fromfile(folder / "mask-rcnn_r18_fpn_nuclei.py"))
+    assert {line["recipe"] for line in read_results(ROOT / "docs/evidence/nuclei.jsonl")} == {recipe}
+    tuned = Config.fromfile(folder / "mask-rcnn_r18_fpn_nuclei-finetune.py")
+    trained = run_folder(Path("work_dirs/evidence_nuclei"), UNCHANGED, recipe, seed=3)
+    (run,) = plan(tuned, [Arm()], [3], Path("out"))
+    assert run_config(tuned, run).load_from == str(trained / "epoch_7.pth")

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from mmcarafe.apis.config import read_config
 from mmcarafe.comparison.arms import Arm
 from mmcarafe.comparison.runs import plan, run_config
+from mmcarafe.comparison.same_start_hook import share_state
+from mmcarafe.comparison.variants import CARAFEXavier
 from mmcarafe.comparison.worker import train
+from mmcarafe.layers import CARAFE
 from mmcarafe.utils.cli import add_cfg_options
 
 SHORT = ["train_cfg.max_epochs=2", "train_cfg.val_begin=9", "model.roi_head.bbox_head.fc_out_channels=16"]
@@ -120,6 +123,18 @@ def test_an_arm_shares_weights_and_data_with_the_baseline(whole, baseline):
 
 def test_what_an_upsampler_draws_changes_neither(follow, baseline):
     check_shared(follow(Arm("Drawing", "both"))[0], baseline)
+
+
+def test_nothing_is_shared_by_modules_of_different_classes():
+    def model(kind: type) -> nn.Module:
+        return nn.ModuleDict(dict(same=nn.Conv2d(4, 4, 1), up=kind(4)))
+
+    source, target = model(CARAFE), model(CARAFEXavier)
+    encoder = target["up"].content_encoder.weight.clone()
+    assert share_state(source, target) == 2
+    assert target["same"].weight.equal(source["same"].weight)
+    assert target["up"].content_encoder.weight.equal(encoder)
+    assert share_state(source, model(CARAFE)) == 6
 
 
 def test_another_seed_is_another_start_and_order(follow, baseline):

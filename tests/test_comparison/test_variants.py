@@ -47,11 +47,14 @@ def test_without_a_compressor_the_encoder_reads_the_input():
 
 
 def test_without_a_softmax_kernels_are_the_encoders_output_and_start_as_an_average():
-    layer = CARAFELinear(4, up_kernel=3)
-    layer.init_weights()
-    x = torch.rand(1, 4, 6, 7)
-    torch.nn.init.zeros_(layer.content_encoder.weight)
-    torch.testing.assert_close(layer(x), interpolate(avg_pool2d(x, 3, stride=1, padding=1), scale_factor=2))
+    layer, x = CARAFELinear(4, up_kernel=3), torch.rand(1, 4, 6, 7)
+    average = interpolate(avg_pool2d(x, 3, stride=1, padding=1), scale_factor=2)
+    for prepare in (lambda: None, layer.init_weights):
+        prepare()
+        torch.nn.init.zeros_(layer.content_encoder.weight)
+        torch.testing.assert_close(layer(x), average)
     with torch.no_grad():
         layer.content_encoder.bias.zero_().view(9, 4)[4] = 2.0
     torch.testing.assert_close(layer(x), 2 * interpolate(x, scale_factor=2))
+    with pytest.raises(ValueError, match="start: expected 'average'"):
+        CARAFELinear(4, start="nearest")
