@@ -28,6 +28,8 @@ CURVES = {"coco/segm_mAP": "mask AP", "mIoU": "mIoU"}
 """The metric whose curve is drawn, the first that there is, and its name."""
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 """Okabe and Ito's, which colour-blind readers tell apart."""
+LINES = ("-", "--", ":")
+"""The line's style changes where the colours begin again."""
 
 
 def one_recipe(lines: list[dict], baseline: str) -> dict:
@@ -192,8 +194,10 @@ def plot_curves(lines: list[dict], baseline: str, path: Path) -> None:
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axis = figure.subplots()
     for number, (arm, points) in enumerate(_points(lines, baseline).items()):
-        style = dict(color=COLOURS[number % len(COLOURS)])
-        axis.plot([*points], [_mean(values) for values in points.values()], label=arm, **style)
+        turn, colour = divmod(number, len(COLOURS))
+        style = dict(color=COLOURS[colour])
+        means = [_mean(values) for values in points.values()]
+        axis.plot([*points], means, LINES[turn % len(LINES)], label=arm, **style)
         for epoch, values in points.items():
             axis.plot([epoch] * len(values), values, ".", **style)
     axis.set(xlabel="epoch", ylabel=CURVES[_curve(lines)])

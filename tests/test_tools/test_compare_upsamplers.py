@@ -41,6 +41,13 @@ def test_mistakes_are_named_before_anything_is_trained(toy, tmp_path, args, matc
     assert not (tmp_path / "out").exists()
 
 
+def test_checkpoints_that_are_not_there_are_named_before_anything_is_trained(toy, tmp_path):
+    start = f"load_from={tmp_path}/seed-{{seed}}.pth"
+    args = [NAME, *ARGS, "--out", tmp_path / "out", "--cfg-options", *SHORT, start]
+    refused(*args, cwd=toy, match="seed-0.pth does not exist")
+    assert not list((tmp_path / "out").glob("*/seed-0"))
+
+
 def left_to_run(*args, cwd) -> list:
     """Return the runs that the command would start."""
     left = []

@@ -17,6 +17,7 @@ from mmengine.config import Config
 
 from mmcarafe.apis.config import read_config
 from mmcarafe.apis.libraries import build_model
+from mmcarafe.checkpoint.state_dict import read_state_dict
 from mmcarafe.comparison.arms import BOTH, PLACES, UNCHANGED, arm_config, arms_of
 from mmcarafe.comparison.pictures import write_pictures
 from mmcarafe.comparison.processes import run_all
@@ -71,6 +72,9 @@ def train_all(cfg: Config, name: str, runs: list[Run], out: Path, jobs: int) -> 
     results = out / RESULTS
     done = {(line["settings"], line["seed"]) for line in read_results(results)}
     left = [run for run in runs if run.key not in done]
+    starts = dict.fromkeys(run_config(cfg, one).get("load_from") for one in left)
+    for start in filter(None, starts):  # a missing one is said now, not by each run
+        read_state_dict(start)
     print(f"{len(runs)} runs, {len(runs) - len(left)} of them done before; results are added to {results}")
     failed = []
 
