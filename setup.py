@@ -97,6 +97,9 @@ def cpu_kernels() -> dict:
     return {"ext_modules": [extension], **python}
 
 
+OPENMMLAB = ["mmengine>=0.10.7,<0.11", "mmcv>=2.1.0,<2.2.0"]
+ONEDL = ["onedl-mmengine>=0.10.12,<0.11", "onedl-mmcv>=2.3.6,<2.4"]
+
 setup(
     name="mmcarafe",
     version=VERSION,
@@ -117,12 +120,12 @@ setup(
     cmdclass={"build_py": WithConfigsAndTools, **({"build_ext": OptionalBuild} if CppExtension else {})},
     extras_require={
         # from what was tested to the next minor version; mmdet 3.3.0 refuses mmcv 2.2 and newer
-        "openmmlab": ["mmengine>=0.10.7,<0.11", "mmcv>=2.1.0,<2.2.0", "mmdet>=3.3.0,<3.4"],
+        "openmmlab": [*OPENMMLAB, "mmdet>=3.3.0,<3.4"],
         # maintained forks that install the same import names; not together with "openmmlab"
-        "onedl": ["onedl-mmengine>=0.10.12,<0.11", "onedl-mmcv>=2.3.6,<2.4", "onedl-mmdetection>=3.5.1,<3.6"],
-        # mmcarafe.segmentation, which needs no mmdet; with mmcv 2.1, and with onedl-mmcv
-        "mmseg": ["mmsegmentation>=1.2.2,<1.3", "ftfy", "regex"],
-        "onedl-mmseg": ["onedl-mmsegmentation>=1.4.2,<1.5", "ftfy", "regex"],
+        "onedl": [*ONEDL, "onedl-mmdetection>=3.5.1,<3.6"],
+        # mmcarafe.segmentation, which needs no mmdet
+        "mmseg": [*OPENMMLAB, "mmsegmentation>=1.2.2,<1.3", "ftfy", "regex"],
+        "onedl-mmseg": [*ONEDL, "onedl-mmsegmentation>=1.4.2,<1.5", "ftfy", "regex"],
         # GPU kernels; torch's CUDA builds for Linux bring it along
         "triton": ["triton>=3.4"],
         # tools/deployment/export.py

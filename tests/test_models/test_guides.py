@@ -24,15 +24,15 @@ class Recording(nn.Module):
 
     def __init__(self, channels, scale_factor, guide_channels):
         super().__init__()
-        self.scale_factor, self.guide_channels = scale_factor, guide_channels
+        self.scale, self.guide_channels = scale_factor, guide_channels
         self.weight = nn.Parameter(torch.ones(1))
         self.guides = []
 
     def forward(self, x, guide):
         assert guide.shape[1] == self.guide_channels
-        assert tuple(guide.shape[2:]) == tuple(self.scale_factor * n for n in x.shape[2:])
+        assert tuple(guide.shape[2:]) == tuple(self.scale * n for n in x.shape[2:])
         self.guides.append(guide)
-        return self.weight * F.interpolate(x, scale_factor=self.scale_factor) + 0 * guide.sum()
+        return self.weight * F.interpolate(x, scale_factor=self.scale) + 0 * guide.sum()
 
 
 def outputs_of(module):
