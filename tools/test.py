@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from mmcarafe.apis.config import load_config
-from mmcarafe.apis.libraries import library_of
+from mmcarafe.apis.libraries import library_of, scope_of
 from mmcarafe.checkpoint.state_dict import check_state, read_state_dict
 from mmcarafe.datasets.configured import check_data
 from mmcarafe.engine.runner import Runner, build_runner
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     del checkpoint, state  # so that they are gone when they have been loaded
     if args.out:
         runner.test_evaluator.metrics.append(library.Dump(out_file_path=args.out))
-    runner.register_hook(dict(type="NumClassCheckHook"))
+    runner.register_hook(dict(type=f"{scope_of(cfg)}.NumClassCheckHook"))
     runner.test()
 
 

@@ -81,4 +81,4 @@ def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
         args.show_dir = os.path.abspath(args.show_dir)  # mmdet puts a relative one below the work directory
     hook = trigger_visualization_hook(cfg, args).default_hooks.visualization
     if hook.type in ("DetVisualizationHook", "mmdet.DetVisualizationHook", DetVisualizationHook):
-        hook.type = DistinctVisualizationHook.__name__
+        hook.type = f"mmdet.{DistinctVisualizationHook.__name__}"

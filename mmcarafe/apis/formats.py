@@ -5,6 +5,7 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -160,12 +161,12 @@ class Formats:
 
     def onnx(self) -> tuple[Finder, float, float]:
         """Return the ONNX file in ONNX Runtime."""
-        return self._loaded(self._written())
+        return self._loaded(self._written)
 
     def openvino(self) -> tuple[Finder, float, float]:
         """Return OpenVINO's file in OpenVINO."""
         path = self.folder / "model.xml"
-        to_openvino(self._written(), path)
+        to_openvino(self._written, path)
         return self._loaded(path)
 
     def int8(self, images: int = 64) -> tuple[Finder, float, float]:
@@ -180,7 +181,7 @@ class Formats:
 
         path = self.folder / "model_int8.onnx"
         quantization.quantize_static(
-            str(self._written()),
+            str(self._written),
             str(path),
             Reader(),
             op_types_to_quantize=["Conv"],
@@ -188,10 +189,11 @@ class Formats:
         )
         return self._loaded(path)
 
+    @cached_property
     def _written(self) -> Path:
+        """Return the ONNX file, which is written once; one of another run may be there."""
         path = self.folder / "model.onnx"
-        if not path.is_file():
-            save(self.program, self.part, path, 19)
+        save(self.program, self.part, path, 19)
         return path
 
 

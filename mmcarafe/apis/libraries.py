@@ -16,8 +16,14 @@ INSTALLED_BY = {"mmdet": "mmdet", "mmseg": "mmsegmentation ftfy regex"}
 """Name what pip installs for a scope."""
 
 
+def scope_of(cfg: Config) -> str:
+    """Return the config's ``default_scope``, or mmdet's where there is none, or a project's own."""
+    # a project's own scope looks things up in mmdet's
+    return cfg.get("default_scope") if cfg.get("default_scope") in LIBRARIES else "mmdet"
+
+
 def library_of(cfg: Config) -> ModuleType:
-    """Return the module for the library that the config's ``default_scope`` names; without one, for mmdet.
+    """Return the module for the library that a config is of.
 
     Both modules have the same names: ``build``; ``Inferencer`` and ``Output`` of the demo; ``Dump``,
     ``show_predictions``, ``use_tta`` and ``check_tta`` of a test. Importing one registers this package's
@@ -26,8 +32,7 @@ def library_of(cfg: Config) -> ModuleType:
     Raises:
         InputError: the library is not installed.
     """
-    # a project's own scope looks things up in mmdet's
-    scope = cfg.get("default_scope") if cfg.get("default_scope") in LIBRARIES else "mmdet"
+    scope = scope_of(cfg)
     try:
         return import_module(f"mmcarafe.apis.{LIBRARIES[scope]}")
     except ModuleNotFoundError as error:

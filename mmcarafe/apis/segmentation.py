@@ -70,7 +70,7 @@ def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
             "add visualization=dict(type='SegVisualizationHook')"
         )
     if hook.type in ("SegVisualizationHook", "mmseg.SegVisualizationHook", SegVisualizationHook):
-        hook.type = MapVisualizationHook.__name__
+        hook.type = f"mmseg.{MapVisualizationHook.__name__}"
         if args.show_dir:
             Path(args.show_dir).mkdir(parents=True, exist_ok=True)
             hook.test_out_dir = args.show_dir

@@ -5,6 +5,7 @@ from mmengine import runner as mmengine_runner
 from mmengine.config import Config
 from mmengine.dist import all_gather_object
 
+from mmcarafe.apis.libraries import scope_of
 from mmcarafe.checkpoint.resuming import check_fit, checkpoint_to_resume
 from mmcarafe.checkpoint.state_dict import check_finite, load_start, read_state_dict
 from mmcarafe.engine.runner import Runner, build_runner
@@ -44,7 +45,7 @@ def prepare_training(cfg: Config) -> mmengine_runner.Runner:
         checkpoint = check_start(runner, cfg, checkpoint)
         if isinstance(runner, Runner):
             runner.checkpoint = checkpoint
-    runner.register_hook(dict(type="NumClassCheckHook"))
+    runner.register_hook(dict(type=f"{scope_of(cfg)}.NumClassCheckHook"))
     return runner
 
 

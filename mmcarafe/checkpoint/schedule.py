@@ -124,6 +124,8 @@ def load_optimizer(path: str, saved: dict, ours: OptimWrapper) -> None:
     """Load an optimizer's state; InputError unless it is of the config's kind, groups and parameters."""
     try:
         ours.load_state_dict(dict(saved))  # which mmengine takes entries out of
+    except torch.OutOfMemoryError:  # a RuntimeError too, but not the checkpoint's fault
+        raise
     except LOADING_ERRORS as error:
         problem = [str(error)]
     else:

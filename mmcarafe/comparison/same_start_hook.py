@@ -24,10 +24,10 @@ class SameStartHook(Hook):
     """Give runs of one seed what their models share: initial weights, and the data with its augmentations.
 
     Weights are those of a common model, built and initialised with the run's seed, wherever name and shape
-    are equal in modules of equal classes; not in runs that start from a checkpoint. Random numbers that are
-    drawn while data is loaded and those that the model draws (to sample boxes, or for more parameters) come
-    from two sequences, so that a model never changes which images follow, or how they are cropped. The
-    model's are set anew in each iteration: a resumed run needs to know nothing of them.
+    are equal in modules of equal classes, initialised alike; not in runs that start from a checkpoint.
+    Random numbers that are drawn while data is loaded and those that the model draws (to sample boxes, or for
+    more parameters) come from two sequences, so that a model never changes which images follow, or how they
+    are cropped. The model's are set anew in each iteration: a resumed run needs to know nothing of them.
 
     Args:
         model (dict): config of the common model.
@@ -80,12 +80,15 @@ def scalars(metrics: dict) -> dict[str, float]:
 
 
 def share_state(source: nn.Module, target: nn.Module) -> int:
-    """Copy parameters and buffers of equal names and shapes, in modules of equal classes; return how many."""
+    """Copy parameters and buffers of equal names and shapes; return how many.
+
+    Not in modules of other classes, or that ``init_cfg`` or CARAFE's ``start`` initialises otherwise.
+    """
     theirs, modules = source.state_dict(), dict(source.named_modules())
     others = tuple(
         f"{name}."
         for name, module in target.named_modules()
-        if name in modules and type(modules[name]) is not type(module)
+        if name in modules and _beginning(modules[name]) != _beginning(module)
     )
     shared = {
         name: theirs[name]
@@ -94,3 +97,8 @@ def share_state(source: nn.Module, target: nn.Module) -> int:
     }
     target.load_state_dict(shared, strict=False)
     return len(shared)
+
+
+def _beginning(module: nn.Module) -> tuple:
+    """Return what decides how a module's own weights begin."""
+    return type(module), getattr(module, "init_cfg", None), getattr(module, "start", None)

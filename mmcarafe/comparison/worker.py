@@ -17,7 +17,7 @@ from mmengine.runner import Runner, set_random_seed
 import mmcarafe
 from mmcarafe.analysis.flops import count, parameters_of, total
 from mmcarafe.apis.config import read_config
-from mmcarafe.apis.libraries import build_model, library_of
+from mmcarafe.apis.libraries import build_model, library_of, scope_of
 from mmcarafe.apis.training import prepare_training
 from mmcarafe.checkpoint.resuming import checkpoint_folder, written_checkpoints
 from mmcarafe.comparison.processes import end_with_the_command
@@ -58,7 +58,7 @@ def measure(runner: Runner) -> dict:
     except InputError as error:
         runner.logger.warning(f"operations are not counted: {error}")
         flops = None
-    library = import_module(runner.default_scope.scope_name)
+    library = import_module(scope_of(runner.cfg))
     return dict(
         metrics=curve[-1]["metrics"],
         curve=curve,

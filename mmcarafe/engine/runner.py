@@ -38,6 +38,8 @@ class Runner(runner.Runner):
         """Resume as mmengine does; InputError where parts of the checkpoint do not fit together."""
         try:
             super().resume(filename, *args, **kwargs)
+        except torch.OutOfMemoryError:  # a RuntimeError too, but not the checkpoint's fault
+            raise
         except LOADING_ERRORS as error:
             raise InputError(
                 f"checkpoint {filename} cannot be resumed from ({type(error).__name__}: {error}); use an "

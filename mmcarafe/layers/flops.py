@@ -10,6 +10,7 @@ from math import prod
 from typing import cast
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from .optional_mmengine import MODELS
@@ -38,7 +39,7 @@ def carafe_flops(layer: Reassembler, source_pixels: int = 1, target_pixels: int 
         199496
     """
     kernel = layer.kernel_size**2
-    compressor = 2 * (layer.channels + 1) * layer.compressed_channels
+    compressor = 2 * (layer.channels + 1) * _compressed(layer)
     encoder = 2 * (layer.compressed_channels * layer.encoder_kernel**2 + 1) * layer.groups * kernel
     if target_pixels is None:
         target_pixels = _target_pixels(layer, source_pixels)
@@ -58,9 +59,12 @@ def carafe_bias_flops(layer: Reassembler, source_pixels: int = 1, target_pixels:
     """
     if target_pixels is None:
         target_pixels = _target_pixels(layer, source_pixels)
-    return 2 * (
-        layer.compressed_channels * source_pixels + layer.groups * layer.kernel_size**2 * target_pixels
-    )
+    return 2 * (_compressed(layer) * source_pixels + layer.groups * layer.kernel_size**2 * target_pixels)
+
+
+def _compressed(layer: Reassembler) -> int:
+    """Return the outputs of the compressor for a source pixel: none where nothing compresses."""
+    return 0 if isinstance(layer.channel_compressor, nn.Identity) else layer.compressed_channels
 
 
 def _target_pixels(layer: Reassembler, source_pixels: int) -> int:

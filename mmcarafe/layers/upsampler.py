@@ -82,6 +82,7 @@ class Upsampler(BaseModule):
 class Reassembler(Upsampler):
     """Base of :class:`CARAFE` and :class:`CARAFEDownsample`: kernels predicted from the input alone."""
 
+    channel_compressor: nn.Module
     content_encoder: nn.Module
     compressed_channels: int
     encoder_kernel: int

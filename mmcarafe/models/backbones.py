@@ -57,7 +57,8 @@ class ResNet(SelectDownsample, backbones.ResNet):
     """mmdet's ResNet with a ``downsample_cfg`` for the strided 3x3 convolution of a stage.
 
     The shortcut beside it stays mmdet's. With ``style="caffe"`` a bottleneck's strided convolution is 1x1:
-    nothing can be selected.
+    nothing can be selected. Downsamplers in ``frozen_stages`` do not learn either: with 2 and more, start
+    from weights that hold them.
 
     Args:
         downsample_cfg (dict, optional): ``type`` and its arguments. Default: mmdet's strides.

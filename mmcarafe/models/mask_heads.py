@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmcarafe.layers import UpsampleConfigError
 from mmcarafe.layers.build_upsample import as_dict
-from mmcarafe.selecting.select_upsample import Step, by_name, is_pretrained
+from mmcarafe.selecting.select_upsample import Step, by_name, init_weights
 
 
 class SelectMaskUpsample:
@@ -37,11 +37,8 @@ class SelectMaskUpsample:
         self.upsample = step.build(dict(type=kind, **cfg), type(self).__name__, MODELS)
 
     def init_weights(self) -> None:
-        """Initialise as mmdet does, then restore the upsampler's own initialisation."""
-        again = self.is_init
-        super().init_weights()
-        if not again and not is_pretrained(self.init_cfg) and hasattr(self.upsample, "init_weights"):
-            self.upsample.init_weights()
+        """Initialise as mmdet does, and the upsampler as it says itself."""
+        init_weights(self, super().init_weights, [self.upsample])
 
     def _predict_by_feat_single(
         self,

@@ -45,6 +45,7 @@ class MaskFormerHead(dense_heads.MaskFormerHead):
         decoder = ConfigDict(kwargs["pixel_decoder"])
         plain = decoder["type"] in ("PixelDecoder", "mmdet.PixelDecoder", PixelDecoder, layers.PixelDecoder)
         if plain and not decoder.get("upsample_cfg"):
+            decoder.pop("upsample_cfg", None)
             decoder["type"] = partial(layers.PixelDecoder)  # the class itself would be replaced by ours
         kwargs["pixel_decoder"] = decoder
         super().__init__(*args, **kwargs)

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a component of mmdet takes a downsampler for the stride of its convolutions, or for its pooling."""
 
+from mmcv.ops import DeformConv2d, ModulatedDeformConv2d
 from mmdet.registry import MODELS
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from mmcarafe.layers import DownsampleConfigError, build_downsample
-from mmcarafe.selecting.select_upsample import is_pretrained
+from mmcarafe.selecting.select_upsample import init_weights
+
+STRIDED = (nn.Conv2d, DeformConv2d, ModulatedDeformConv2d)
+"""Classes of convolutions that hand over their stride."""
 
 
 def downsample_first(conv: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
@@ -30,14 +34,18 @@ class SelectDownsample:
         if not downsample_cfg:
             return
         owners = [self.get_submodule(name) for name in self.strided]
-        convs = [m for owner in owners for m in owner.modules() if isinstance(m, nn.Conv2d)]
+        convs = [m for owner in owners for m in owner.modules() if isinstance(m, STRIDED)]
         for conv in convs:
             # a strided 1x1 convolution of a shortcut only leaves pixels out
             if conv.stride != (1, 1) and conv.kernel_size != (1, 1):
                 conv.downsample = self.build_downsample(downsample_cfg, conv.in_channels, conv.stride[0])
                 conv.stride = (1, 1)
+                if hasattr(conv, "conv_offset"):  # predicts the points at which a deformable one reads
+                    conv.conv_offset.stride = (1, 1)
                 conv.register_forward_pre_hook(downsample_first)
         self.replace_pooling(downsample_cfg)
+        if hasattr(self, "_freeze_stages"):  # mmdet's ResNet froze before there were downsamplers
+            self._freeze_stages()
         if not self.downsample_modules:
             raise DownsampleConfigError(
                 f"{type(self).__name__}: downsample_cfg {downsample_cfg} has no effect, as these "
@@ -54,14 +62,8 @@ class SelectDownsample:
         """Build what takes the place of pooling; most components have none."""
 
     def init_weights(self) -> None:
-        """Initialise as before, then restore the downsamplers' own initialisation."""
-        again = self.is_init
-        super().init_weights()
-        if again or is_pretrained(self.init_cfg):
-            return
-        for downsample in self.downsample_modules:
-            if hasattr(downsample, "init_weights"):
-                downsample.init_weights()
+        """Initialise as mmdet does, and the downsamplers as they say themselves."""
+        init_weights(self, super().init_weights, self.downsample_modules)
 
 
 class DownsampleExtraLevels(SelectDownsample):

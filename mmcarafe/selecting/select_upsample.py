@@ -5,12 +5,12 @@ The host, of which the component is, is mmdet or mmsegmentation.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from typing import NamedTuple
 
-from mmengine.model import ModuleList, PretrainedInit
+from mmengine.model import BaseModule, ModuleList, PretrainedInit
 from mmengine.registry import MODELS, WEIGHT_INITIALIZERS, Registry
 from torch import Tensor, nn
 
@@ -36,6 +36,19 @@ def is_pretrained(init_cfg: dict | list | None) -> bool:
     return any(
         (WEIGHT_INITIALIZERS.get(kind) if isinstance(kind, str) else kind) is PretrainedInit for kind in kinds
     )
+
+
+def init_weights(component: BaseModule, as_host: Callable[[], None], layers: Iterable[nn.Module]) -> None:
+    """Initialise a component as its host does, and the layers put into it as they say themselves.
+
+    After the host, which initialises every convolution; where it loads pretrained weights, before, as these
+    may hold the layers'. The second time nothing happens, as in mmengine.
+    """
+    fresh, loads = not component.is_init, is_pretrained(component.init_cfg)
+    own = [layer.init_weights for layer in layers if hasattr(layer, "init_weights")]
+    for step in (*own, as_host) if loads else (as_host, *own):
+        if fresh or step is as_host:
+            step()
 
 
 def takes(component: type, setting: str) -> bool:
@@ -120,17 +133,8 @@ class InitUpsamplers:
     """The argument whose config takes ``upsample_cfg``, if the component's own does not."""
 
     def init_weights(self) -> None:
-        """Initialise as the host does, then restore the upsamplers' own initialisation.
-
-        Not where mmengine would leave weights alone: the second time, and after loading pretrained ones.
-        """
-        again = self.is_init
-        super().init_weights()
-        if again or is_pretrained(self.init_cfg):
-            return
-        for upsample in self.upsample_modules:
-            if hasattr(upsample, "init_weights"):
-                upsample.init_weights()
+        """Initialise as the host does, and the upsamplers as they say themselves."""
+        init_weights(self, super().init_weights, self.upsample_modules)
 
 
 class SelectUpsample(InitUpsamplers):

@@ -125,16 +125,20 @@ def test_what_an_upsampler_draws_changes_neither(follow, baseline):
     check_shared(follow(Arm("Drawing", "both"))[0], baseline)
 
 
-def test_nothing_is_shared_by_modules_of_different_classes():
-    def model(kind: type) -> nn.Module:
-        return nn.ModuleDict(dict(same=nn.Conv2d(4, 4, 1), up=kind(4)))
+def test_nothing_is_shared_by_modules_of_different_classes_or_beginnings():
+    def model(kind: type, **options) -> nn.Module:
+        return nn.ModuleDict(dict(same=nn.Conv2d(4, 4, 1), up=kind(4, **options)))
 
-    source, target = model(CARAFE), model(CARAFEXavier)
-    encoder = target["up"].content_encoder.weight.clone()
-    assert share_state(source, target) == 2
-    assert target["same"].weight.equal(source["same"].weight)
-    assert target["up"].content_encoder.weight.equal(encoder)
+    source = model(CARAFE)
+    one = dict(type="Constant", layer="Conv2d", val=1)
+    for target in (model(CARAFEXavier), model(CARAFE, start="nearest"), model(CARAFE, init_cfg=one)):
+        target["up"].init_weights()
+        before = {name: value.clone() for name, value in target["up"].state_dict().items()}
+        assert share_state(source, target) == 2
+        assert target["same"].weight.equal(source["same"].weight)
+        assert all(value.equal(before[name]) for name, value in target["up"].state_dict().items())
     assert share_state(source, model(CARAFE)) == 6
+    assert share_state(source, model(CARAFE, up_kernel=3, encoder_kernel=1)) == 4, "all but its encoder"
 
 
 def test_another_seed_is_another_start_and_order(follow, baseline):

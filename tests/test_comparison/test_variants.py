@@ -4,9 +4,11 @@
 import pytest
 import torch
 from torch.nn.functional import avg_pool2d, interpolate
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmcarafe.comparison.variants import CARAFELinear, CARAFEUncompressed, CARAFEXavier
-from mmcarafe.layers import CARAFE, build_upsample
+from mmcarafe.layers import CARAFE, build_upsample, carafe_flops
+from mmcarafe.layers.flops import carafe_bias_flops
 
 VARIANTS = [CARAFELinear, CARAFEUncompressed, CARAFEXavier]
 
@@ -44,6 +46,9 @@ def test_without_a_compressor_the_encoder_reads_the_input():
     same.content_encoder = layer.content_encoder
     torch.nn.init.dirac_(same.channel_compressor.weight)
     torch.testing.assert_close(layer(x), same(x))
+    with FlopCounterMode(display=False) as counter:
+        layer(x)
+    assert carafe_flops(layer, 20) == counter.get_total_flops() + carafe_bias_flops(layer, 20)
 
 
 def test_without_a_softmax_kernels_are_the_encoders_output_and_start_as_an_average():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import torch
+from mmengine.logging import MessageHub
 
 from mmcarafe.apis.config import read_config
 from mmcarafe.apis.libraries import build_model
@@ -19,7 +20,8 @@ def test_a_training_that_diverged_goes_on(request, tmp_path, caplog):
     cv2.imwrite(str(tmp_path / "image.png"), np.random.randint(0, 256, (64, 64, 3), np.uint8))
     visualizer = SimpleNamespace(add_image=lambda name, image, step: written.append(name))
     logger = logging.getLogger("diverged")
-    runner = SimpleNamespace(model=model, cfg=cfg, logger=logger, visualizer=visualizer)
+    hub = MessageHub.get_instance("diverged")
+    runner = SimpleNamespace(model=model, cfg=cfg, logger=logger, visualizer=visualizer, message_hub=hub)
     hook = CARAFEVisualizationHook(image=str(tmp_path / "image.png"), module="neck")
     hook._write(runner, None, 1)
     assert len(written) == 4

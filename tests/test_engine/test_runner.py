@@ -2,6 +2,8 @@
 """The runner loads what has been read, once, and says in a sentence what of it does not fit."""
 
 import pytest
+import torch
+from mmengine.logging import MessageHub
 from tiny_run import tiny_runner
 
 from mmcarafe.checkpoint import state_dict
@@ -26,6 +28,17 @@ def test_what_has_been_read_is_loaded_once(path, tmp_path, monkeypatch):
     assert runner.model.line.weight.equal(checkpoint["state_dict"]["line.weight"])
     runner.load_checkpoint(path)
     assert len(reads) == 1
+
+
+@pytest.mark.parametrize("owner", [torch.optim.Optimizer, MessageHub], ids=["checked", "resumed"])
+def test_a_gpu_without_memory_is_not_the_checkpoints_fault(path, tmp_path, monkeypatch, owner):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    cfg = tiny_runner(tmp_path, load_from=path, resume=True)
+    monkeypatch.setattr(owner, "load_state_dict", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        cfg.train()
 
 
 def test_what_does_not_fit_together_is_said(path, tmp_path):

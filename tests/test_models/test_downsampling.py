@@ -68,6 +68,48 @@ def test_the_stages_of_a_resnet_are_downsampled(depth, conv):
     assert all(p.grad.abs().max() > 0 for module in added for p in module.parameters())
 
 
+@pytest.mark.parametrize("kind", ["DCN", "DCNv2"])
+def test_a_deformable_convolution_hands_over_its_stride_whole(kind):
+    dcn = dict(dcn=dict(type=kind, deform_groups=1), stage_with_dcn=(False, True, False, False))
+    options = dict(depth=50, base_channels=8, **dcn)
+    ours, theirs = models.ResNet(**options, downsample_cfg=dict(type="CARAFE")), backbones.ResNet(**options)
+    assert len(ours.downsample_modules) == 3
+    conv = ours.layer2[0].conv2
+    assert type(conv).__name__.endswith("Conv2dPack") and conv.downsample is ours.downsample_modules[0]
+    assert conv.stride == conv.conv_offset.stride == (1, 1) and not hasattr(conv.conv_offset, "downsample")
+    x = torch.rand(1, 3, 75, 90)
+    outputs = ours(x)
+    assert [o.shape for o in outputs] == [o.shape for o in theirs(x)]
+    outputs[1].square().sum().backward()
+    assert all(p.grad.abs().max() > 0 for p in conv.downsample.parameters())
+
+
+def test_downsamplers_of_frozen_stages_are_frozen_from_the_beginning():
+    """DDP waits for the gradient of each parameter that needs one when it is made."""
+    options = dict(depth=18, base_channels=8, downsample_cfg=dict(type="CARAFE"))
+    backbone = models.ResNet(**options, frozen_stages=2)
+    before = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+    assert not any(name.startswith("layer2") for name in before)
+    assert sum("layer3" in name and "downsample.content_encoder" in name for name in before) == 2
+    backbone.train()
+    assert {name for name, parameter in backbone.named_parameters() if parameter.requires_grad} == before
+
+
+def test_an_initialisation_of_its_own_holds_beside_pretrained_weights(tmp_path):
+    options = dict(depth=18, base_channels=8)
+    torch.save(backbones.ResNet(**options).state_dict(), tmp_path / "backbone.pth")
+    cfg = dict(type="CARAFE", init_cfg=dict(type="Constant", layer="Conv2d", val=0.5))
+    load = dict(type="Pretrained", checkpoint=str(tmp_path / "backbone.pth"))
+    ours = models.ResNet(**options, downsample_cfg=cfg, init_cfg=load)
+    ours.init_weights()
+    assert all(module.content_encoder.weight.eq(0.5).all() for module in ours.downsample_modules)
+    torch.save(ours.state_dict() | {"layer2.0.conv1.downsample.content_encoder.bias": torch.ones(25)},
+               tmp_path / "backbone.pth")  # fmt: skip
+    again = models.ResNet(**options, downsample_cfg=cfg, init_cfg=load)
+    again.init_weights()
+    assert again.downsample_modules[0].content_encoder.bias.eq(1).all(), "what the file holds stays"
+
+
 def test_a_copy_runs_its_own_downsamplers():
     """EMA copies a model."""
     neck = models.FPN([4, 8], 4, num_outs=3, add_extra_convs="on_input", downsample_cfg=dict(type="CARAFE"))

@@ -21,10 +21,13 @@ def head(channels=(8, 16), enforce=False, **decoder):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, dict(channels=(8, 256)), dict(channels=(8, 256), enforce=True)], ids=str
+    "options",
+    [{}, dict(channels=(8, 256)), dict(channels=(8, 256), enforce=True), dict(upsample_cfg=None)],
+    ids=str,
 )
 def test_without_an_upsampler_it_is_mmdets_bit_for_bit(options, stock):
     ours = head(**options)
+    options = {name: value for name, value in options.items() if name != "upsample_cfg"}
     with stock():
         theirs = head(**options)
     assert type(ours) is models.MaskFormerHead

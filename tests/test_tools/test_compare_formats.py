@@ -2,7 +2,9 @@
 """A detector keeps its AP in every format."""
 
 import json
+import shutil
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +63,8 @@ def test_no_format_loses_ap(trained, tmp_path, monkeypatch):
     truth = annotate(checkpoint, tmp_path)
     formats = ["pytorch", "onnx", *(["openvino"] if find_spec("openvino") else [])]
     options = [*OPTIONS, f"val_evaluator.ann_file={truth}"]
+    checkpoint = Path(shutil.copy(checkpoint, tmp_path / "model_best.pth"))
+    (tmp_path / "model.onnx").write_bytes(b"of another run")
     result = call(
         "compare_formats.py",
         CONFIG,
@@ -68,6 +72,7 @@ def test_no_format_loses_ap(trained, tmp_path, monkeypatch):
         *("--formats", *formats, "--output", tmp_path, "--cfg-options", *options),
         cwd=trained.parent,
     )
+    assert checkpoint.is_file(), "a checkpoint in the folder of the files is kept"
     assert sum(line.startswith("| ") for line in result.stdout.splitlines()) == 2 + len(formats)
     pytorch, *others = json.loads((tmp_path / "formats.json").read_text())["rows"]
     assert pytorch["ap"]["bbox_mAP"] > 50 and pytorch["ap"]["segm_mAP"] > 20

@@ -4,11 +4,15 @@
 import socket
 
 import cv2
+import mmdet.registry
 import pytest
 import torch
 from commands import COCO_CONFIG, CONFIG, ROOT, SMALL, TWIN, call, metrics, refused, tool
 from mmcv.ops import get_compiling_cuda_version
+from mmengine.config import Config
+from mmengine.registry import Registry
 
+from mmcarafe.apis.libraries import library_of
 from mmcarafe.checkpoint.state_dict import read_state_dict  # and allow-lists what mmengine writes
 from mmcarafe.errors import InputError
 
@@ -53,6 +57,37 @@ def test_tta_evaluates_boxes_and_says_that_masks_cannot_be_merged(toy, tmp_path)
     said = call("report.py", boxes, work, "--images", 1, "--score-thr", 0, cwd=toy).stdout
     assert "box AP" in said and "mask AP" not in said
     assert f"picture: {work / 'predictions.png'}" in said.splitlines(), "whole, on a line of its own"
+
+
+def scoped(part, names):
+    """Put mmdet's scope in front of its types in a part of a config, but in parts of the model."""
+    if isinstance(part, list | tuple):
+        return type(part)(scoped(one, names) for one in part)
+    if not isinstance(part, dict):
+        return part
+    inner = {} if "backbone" in part else names  # which mmdet builds in its own scope
+    part = {key: scoped(value, inner) for key, value in part.items()}
+    if part.get("type") in names:
+        part["type"] = f"mmdet.{part['type']}"
+    return part
+
+
+@pytest.mark.slow
+def test_a_project_with_a_scope_of_its_own_trains_and_evaluates(toy, tmp_path):
+    library_of(Config())  # registers everything
+    registries = [r for r in vars(mmdet.registry).values() if isinstance(r, Registry) and r.scope == "mmdet"]
+    cfg = Config.fromfile(CONFIG)
+    cfg = scoped(cfg.to_dict(), {name for registry in registries for name in registry.module_dict})
+    assert cfg["default_hooks"]["checkpoint"]["type"] == "mmdet.CheckpointHook"
+    config = tmp_path / "project.py"
+    Config(cfg | dict(default_scope="their_project")).dump(config)
+    short = [*SMALL, "train_cfg.max_epochs=1"]
+    call("train.py", config, "--work-dir", tmp_path / "work", "--cfg-options", *short, cwd=toy)
+    args = [config, tmp_path / "work/epoch_1.pth", "--work-dir", tmp_path / "eval", "--show-dir", "shown"]
+    call("test.py", *args, "--cfg-options", *SMALL[:2], cwd=toy)
+    assert "coco/segm_mAP" in metrics(tmp_path / "eval") and list((toy / "shown").iterdir())
+    other = "model.roi_head.bbox_head.num_classes=5"
+    refused("train.py", config, "--cfg-options", *short, other, cwd=toy, match="num_classes")
 
 
 def test_report_draws_and_tabulates(trained, toy):

@@ -7,6 +7,7 @@ import torch
 from commands import CONFIG, SMALL, TWIN, call, tool
 
 from mmcarafe.engine import CARAFEVisualizationHook
+from mmcarafe.engine.hooks.kernel_visualization_hook import CHOSEN
 
 HOOK = "custom_hooks=[dict(type='CARAFEVisualizationHook', module='neck', {})]\n"
 TWO_EPOCHS = [*SMALL, "train_cfg.max_epochs=2", "train_cfg.val_interval=1", "randomness.seed=0"]
@@ -63,6 +64,23 @@ def test_training_goes_on_as_without_the_hook(config, without, toy, tmp_path, se
     for name, value in without.items():
         assert torch.equal(value, having[name]), name
     assert pictures(tmp_path) == {f"carafe_neck_{name}_{step}.png" for name in NAMES for step in steps}
+
+
+@pytest.mark.slow
+def test_a_resumed_training_goes_on_with_its_points_and_count(config, toy, tmp_path):
+    changed = config(HOOK.format("interval=2, image=1"))
+    train(changed, tmp_path, toy, "train_cfg.max_epochs=3", "default_hooks.checkpoint.max_keep_ckpts=3")
+    assert {int(name.split("_")[-1][:-4]) for name in pictures(tmp_path)} == {6}
+    points = [
+        torch.load(tmp_path / f"epoch_{i}.pth", weights_only=False)["message_hub"]["runtime_info"].get(CHOSEN)
+        for i in (1, 2, 3)
+    ]
+    assert points[:2] == [None, None] and len(points[2]["neck of 1"]) > 0
+    call("train.py", changed, "--work-dir", tmp_path, "--resume", tmp_path / "epoch_3.pth", "--cfg-options",
+         *TWO_EPOCHS, "train_cfg.max_epochs=4", cwd=toy)  # fmt: skip
+    assert {int(name.split("_")[-1][:-4]) for name in pictures(tmp_path)} == {6, 12}
+    resumed = torch.load(tmp_path / "epoch_4.pth", weights_only=False)["message_hub"]["runtime_info"]
+    assert resumed[CHOSEN] == points[2]
 
 
 @pytest.mark.slow

@@ -55,8 +55,6 @@ def main(argv: list[str] | None = None) -> None:
     load_checkpoint(detector, args.checkpoint, map_location="cpu")
     detector.eval()
     args.output.mkdir(parents=True, exist_ok=True)
-    for path in args.output.glob("model*"):
-        path.unlink()  # of another checkpoint
     part = part_of(detector, "detector", [MIN_SIDE, MIN_SIDE])
     part.module.eval()
     rows = measure(Formats(cfg, detector, part, args.output), args.formats, args.images)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmcarafe.checkpoint.state_dict import unwrap
 from mmcarafe.layers.upsampler import Reassembler
@@ -24,6 +24,9 @@ from mmcarafe.visualization import (
 )
 from mmcarafe.visualization.view import undisturbed
 
+CHOSEN = "carafe_points"
+"""The name of the points that were chosen, by part and image, in mmengine's message hub (in checkpoints)."""
+
 
 @HOOKS.register_module()
 class CARAFEVisualizationHook(Hook):
@@ -40,7 +43,7 @@ class CARAFEVisualizationHook(Hook):
         image (int or str): number of an image in the validation set, or the training set without validation,
             or a path. Default: 0.
         points (sequence of (x, y), optional): pixels of the original image to look at. Default: None, chosen
-            by the kernels the first time and kept, so that pictures can be compared.
+            by the kernels the first time and kept, also in checkpoints, so that pictures can be compared.
         module (str, optional): part of the model, ``neck`` for instance. Default: None, all.
         by_epoch (bool): without validation, whether to count epochs. Default: True.
 
@@ -69,8 +72,6 @@ class CARAFEVisualizationHook(Hook):
         self.given = points
         self.module = module
         self.by_epoch = by_epoch
-        self.validations = 0
-        self.chosen: dict[str, list[Point]] = {}
 
     def before_train(self, runner: Runner) -> None:
         """See that there is something to look at."""
@@ -86,9 +87,10 @@ class CARAFEVisualizationHook(Hook):
         image_pipeline(runner.cfg)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Draw after each ``interval`` validations of a training."""
-        self.validations += 1
-        if self.validations % self.interval == 0:
+        """Draw after each ``interval`` validations, those before a training was resumed included."""
+        loop = runner.train_loop
+        done = runner.epoch if isinstance(loop, EpochBasedTrainLoop) else runner.iter
+        if -(-done // loop.val_interval) % self.interval == 0:
             self._write(runner, runner.val_loop.dataloader.dataset, runner.iter)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -110,7 +112,7 @@ class CARAFEVisualizationHook(Hook):
             for view in select(seen, self.module):
                 if not view.is_finite:
                     runner.logger.warning(f"{view.name}: no pictures, features or kernels are not finite")
-                elif points := self._points(view):
+                elif points := self._points(runner, view):
                     for name, figure in draw(view, points).items():
                         runner.visualizer.add_image(f"carafe_{view.name}_{name}", to_rgb(figure), step)
 
@@ -121,10 +123,15 @@ class CARAFEVisualizationHook(Hook):
             dataset = dataset.dataset
         return dataset.get_data_info(self.image)["img_path"]
 
-    def _points(self, view: View) -> list[Point]:
+    def _points(self, runner: Runner, view: View) -> list[Point]:
         """Return those given, or those chosen the first time; a RoI is never the same twice."""
         if self.given is not None:
             return image_points(view, self.given)
         if view.is_roi:
             return choose_points(view)
-        return self.chosen.setdefault(view.name, choose_points(view))
+        chosen = runner.message_hub.get_info(CHOSEN) or {}
+        key = f"{view.name} of {self.image}"
+        if key not in chosen:
+            chosen[key] = [(float(x), float(y), what) for x, y, what in choose_points(view)]
+            runner.message_hub.update_info(CHOSEN, chosen)
+        return [Point(*point) for point in chosen[key]]
