@@ -47,11 +47,11 @@ class BoundaryIoUMetric(IoUMetric):
     Of each class, precision is the share of the boundary pixels predicted, of all images together, that have
     one of the truth near them, recall the share of the truth's that have one predicted; F is their harmonic
     mean, and the metric the mean over the classes that have a boundary in the truth or in a prediction.
+    Other arguments are IoUMetric's.
 
     Args:
         tolerance (float): how far is near, by the image's diagonal, at least a pixel. Default: 0.0075, the
             paper's.
-        **kwargs: IoUMetric's.
     """
 
     def __init__(self, *args, tolerance: float = 0.0075, **kwargs) -> None:

@@ -57,10 +57,11 @@ class BoundaryEval(COCOeval):
 class BoundaryCocoMetric(CocoMetric):
     """mmdet's CocoMetric with ``boundary_mAP``, ``_50``, ``_75`` and by size beside its own results.
 
+    Other arguments are CocoMetric's; ``metric`` has to include ``segm``.
+
     Args:
         dilation_ratio (float): width of the boundary by the image's diagonal. Default: 0.02, the paper's for
             COCO; small objects consist of nothing else then, and boundary IoU is mask IoU.
-        **kwargs: CocoMetric's; ``metric`` has to include ``segm``.
     """
 
     def __init__(self, *args, dilation_ratio: float = 0.02, **kwargs):
