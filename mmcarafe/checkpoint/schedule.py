@@ -59,7 +59,8 @@ def check_schedule(runner: Runner, path: str, checkpoint: dict, wrapper: OptimWr
     if words := [f"{owner} has {', '.join([*found.values()][:3])}" for owner, found in changes if found]:
         raise InputError(
             f"checkpoint {path} was written with other settings, and a resumed run would go on with them: "
-            f"{'; '.join(words)}; restore them in the config, or start a new training "
+            f"{'; '.join(words)}; restore them, in the config or by as many processes and --auto-scale-lr "
+            "as before, or start a new training "
             f"from its weights with --cfg-options load_from={path} without --resume"
         )
 

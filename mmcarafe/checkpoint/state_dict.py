@@ -206,14 +206,14 @@ def load_start(model: nn.Module, path: str, theirs: dict[str, Tensor]) -> list[s
     """Load weights that a training starts from; return a line about each part that has none among them.
 
     Parts that a state dict lacks are new ones: an upsampler put into a trained detector, or all but the
-    backbone. They start as they are initialised.
+    backbone. They start as they are initialised, and so do parameters of another shape.
 
     Raises:
         InputError: none of the parameters is the model's.
     """
     model, theirs = unwrap(model), without_wrapper(theirs)
     ours = [key for key in model.state_dict() if "num_batches_tracked" not in key]
-    missing, unknown, _ = load_state(model, theirs)
+    missing, unknown, misfits = load_state(model, theirs)
     if set(ours).issubset(missing):
         raise InputError(
             f"checkpoint {path} holds no parameter of the config's model (its first: "
@@ -224,7 +224,7 @@ def load_start(model: nn.Module, path: str, theirs: dict[str, Tensor]) -> list[s
     for key in missing:
         part = next(prefix for prefix in _prefixes(key) if prefix not in present)
         parts[part] = parts.get(part, 0) + 1
-    lines = []
+    lines = [f"{misfit.rstrip('.')}: it starts fresh" for misfit in misfits]
     for part, count in parts.items():
         others = [key for key in unknown if key.startswith(f"{part}.")]
         lines.append(

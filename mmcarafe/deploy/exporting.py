@@ -60,7 +60,7 @@ def program_of(part: Part, dynamic: bool, gather: bool = False) -> ExportedProgr
                     f"--dynamic: this model fixes a size while it runs ({reason}); leave --dynamic out"
                 ) from error
             raise InputError(
-                f"this part does not run, or not as a program, on two images of this shape ({reason}); "
+                f"this part does not run, or not as a program, on images of this shape ({reason}); "
                 "try another --part or a larger --shape"
             ) from error
 

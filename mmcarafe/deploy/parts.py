@@ -23,7 +23,7 @@ class Part(NamedTuple):
     """A module and what it is traced with."""
 
     module: nn.Module
-    inputs: tuple[Tensor, ...]  # for a batch of two
+    inputs: tuple[Tensor, ...]
     strides: list[int]  # of each input, in pixels of the image
     outputs: tuple[str, ...] | None = None  # names, where there are some
     scale: int | None = None  # of an upsampler alone, which takes maps of any size
@@ -82,7 +82,7 @@ def _neck(detector: nn.Module, image: Tensor) -> Part:
     return Part(Neck(detector), tuple(torch.rand_like(x) for x in levels), strides)
 
 
-def upsampler_part(layer: nn.Module, height: int, width: int) -> Part:
+def upsampler_part(layer: nn.Module, height: int, width: int, batch: int = 2) -> Part:
     """Return an upsampler of any type as a part, to be traced with maps of this size and their guides."""
     if isinstance(layer, Upsampler):
         channels, scale = layer.channels, layer.scale_factor
@@ -90,9 +90,9 @@ def upsampler_part(layer: nn.Module, height: int, width: int) -> Part:
         channels, scale = layer.in_channels, layer.stride[0]
     else:
         channels, scale = getattr(layer, "in_channels", INTERPOLATED_CHANNELS), int(layer.scale_factor)
-    inputs = [torch.rand(2, channels, height, width)]
+    inputs = [torch.rand(batch, channels, height, width)]
     if getattr(layer, "guided", False):
-        inputs.append(torch.rand(2, layer.guide_channels, scale * height, scale * width))
+        inputs.append(torch.rand(batch, layer.guide_channels, scale * height, scale * width))
     return Part(layer, tuple(inputs), [], scale=scale)
 
 
@@ -103,7 +103,7 @@ def _upsampler(detector: nn.Module, image: Tensor) -> Part:
     layer = next(found, None)
     if layer is None:
         raise InputError("--part upsampler: this config has none; select one by upsample_cfg=dict(type=...)")
-    return upsampler_part(layer, *(size // 8 for size in image.shape[2:]))
+    return upsampler_part(layer, *(size // 8 for size in image.shape[2:]), batch=len(image))
 
 
 def _detector(detector: nn.Module, image: Tensor) -> Part:
@@ -134,8 +134,10 @@ OF_SEGMENTORS = {"segmentor": _segmentor, **OF_ANY}
 PARTS = list(OF_DETECTORS | OF_SEGMENTORS)
 
 
-def part_of(model: nn.Module, name: str | None, shape: list[int]) -> Part:
+def part_of(model: nn.Module, name: str | None, shape: list[int], batch: int = 2) -> Part:
     """Return the part of this name, to be traced with images of this shape; None: the whole model.
+
+    For a batch of any size torch asks to trace two or more: it takes one for a size that is fixed.
 
     Raises:
         InputError: the model has no such part, or it cannot be exported.
@@ -145,4 +147,4 @@ def part_of(model: nn.Module, name: str | None, shape: list[int]) -> Part:
     name = name or next(iter(parts))
     if name not in parts:
         raise InputError(f"--part {name}: {type(model).__name__} has none; its parts are {', '.join(parts)}")
-    return parts[name](model, torch.rand(2, image_channels(model), *shape) * 255)
+    return parts[name](model, torch.rand(batch, image_channels(model), *shape) * 255)

@@ -44,7 +44,8 @@ def other_inputs(
 
     # an upsampler alone takes odd sizes too
     height, width = part.inputs[0].shape[2:] if part.scale else (size // MULTIPLE for size in shape)
-    given = {"random": draw(2, 1, 1)}
+    batch = len(part.inputs[0])
+    given = {"random": draw(batch, 1, 1)}
     if dynamic:
         given["random, one image, larger"] = draw(1, (height + 1) / height, (width + 2) / width)
         given["random, three images, smaller"] = draw(3, (height - 1) / height, 1)
@@ -52,7 +53,7 @@ def other_inputs(
         if not part.takes_images:
             raise InputError(f"--verify {name}: this part takes no images")
         channels = part.inputs[0].shape[1]
-        given[name] = (read_image(name, None if dynamic else shape, channels),)
+        given[name] = (read_image(name, None if dynamic else shape, channels, batch),)
     return given
 
 
@@ -69,8 +70,8 @@ def blots(batch: int, channels: int, height: int, width: int) -> Tensor:
     return (128 + 40 * sum(layers)).clamp(0, 255).round()
 
 
-def read_image(name: str, shape: list[int] | None, channels: int) -> Tensor:
-    """Read a batch of the image twice, resized to this shape or to sides that are multiples of 32."""
+def read_image(name: str, shape: list[int] | None, channels: int, batch: int) -> Tensor:
+    """Read a batch of the same image, resized to this shape or to sides that are multiples of 32."""
     image = cv2.imread(name, FLAGS.get(channels, cv2.IMREAD_UNCHANGED))
     if image is None:
         raise InputError(f"image {name} does not exist or cannot be read")
@@ -79,7 +80,7 @@ def read_image(name: str, shape: list[int] | None, channels: int) -> Tensor:
     image = image.reshape(height, width, -1).permute(2, 0, 1)
     if len(image) != channels:
         raise InputError(f"--verify {name}: the model takes {channels} channels, the image has {len(image)}")
-    return image.repeat(2, 1, 1, 1)
+    return image.repeat(batch, 1, 1, 1)
 
 
 class Difference(NamedTuple):
@@ -147,7 +148,8 @@ def compare(path: Path, part: Part, name: str, ours: list[Tensor], theirs: list[
     if found.wanted - found.found > MAX_LOST * found.wanted:
         raise InputError(
             f"{path} finds {found.found} of {found.wanted} detections on {name!r}, "
-            f"and more than {1 - MAX_LOST:.0%} are expected"
+            f"and more than {1 - MAX_LOST:.0%} are expected; compare on images of yours, --verify IMAGE, and "
+            "with a trained checkpoint: boxes that score alike are found in any order"
         )
     return found
 
@@ -183,7 +185,8 @@ def verify(
     worst = max(result.error for result in results)
     if not worst <= tolerance:
         raise InputError(
-            f"{path} differs from PyTorch by {worst:.1e} of the largest value, more than {tolerance:.0e}"
+            f"{path} differs from PyTorch by {worst:.1e} of the largest value, more than {tolerance:.0e}; "
+            "give a larger --tolerance if that is good enough, or another --opset or --part"
         )
     if part.finds_objects and not any(result.wanted for result in results):
         print("nothing was detected on these inputs, so nothing was compared: give images, --verify IMAGE")

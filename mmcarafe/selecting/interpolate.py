@@ -135,6 +135,9 @@ class Answer(NamedTuple):
         return func(self.upsample(x) if fits else unused(self.upsample, x), *args, **kwargs)
 
 
+HINT = ": upsample_steps must state each call of F.interpolate in it, None where it is not replaced"
+
+
 class InterpolateWith(TorchFunctionMode):
     """While active, each ``F.interpolate(x, size=...)`` runs the next upsampler, as :func:`upsample_to` does.
 
@@ -165,7 +168,7 @@ class InterpolateWith(TorchFunctionMode):
             return func(*args, **kwargs)
         self.calls += 1
         if self.calls > len(self.steps):
-            raise RuntimeError(f"forward interpolates more often than its {len(self.steps)} upsamplers")
+            raise RuntimeError(f"forward interpolates more often than its {len(self.steps)} upsamplers{HINT}")
         step = self.steps[self.calls - 1]
         return func(*args, **kwargs) if step is None else step(func, *args, **kwargs)
 
@@ -179,4 +182,4 @@ class InterpolateWith(TorchFunctionMode):
         for guide in self.guides:
             guide.activate(False)
         if exc_type is None and self.calls < len(self.steps):
-            raise RuntimeError(f"forward used {self.calls} of its {len(self.steps)} upsamplers")
+            raise RuntimeError(f"forward used {self.calls} of its {len(self.steps)} upsamplers{HINT}")

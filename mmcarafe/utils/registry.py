@@ -92,9 +92,14 @@ def _check_takes(kind: object) -> None:
     if hasattr(kind, "replaces") or (a_users and not kind.__module__.startswith("mmdet.")):
         return
     if those := upsampling_components():
+        reason = "it does not upsample, or not by a step that can be replaced"
+        if not kind.__module__.startswith("mmdet."):
+            reason = (
+                "derive it from a class of mmcarafe.models, or let its constructor take an upsample_cfg, for "
+                "build_upsample of mmcarafe.layers"
+            )
         raise UpsampleConfigError(
-            f"{kind.__name__} takes no upsample_cfg with a type: it does not upsample, or not by a step that "
-            f"can be replaced; these do: {', '.join(those)}"
+            f"{kind.__name__} takes no upsample_cfg with a type: {reason}; these do: {', '.join(those)}"
         )
 
 

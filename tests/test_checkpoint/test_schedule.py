@@ -134,7 +134,8 @@ def test_a_setting_that_changed_is_named_with_both_values(make, keys, value, wor
     assert "was written with other settings, and a resumed run would go on with them: " in sentence
     assert words in sentence
     assert sentence.endswith(
-        "restore them in the config, or start a new training from its weights with --cfg-options "
+        "restore them, in the config or by as many processes and --auto-scale-lr as before, or start a new "
+        "training from its weights with --cfg-options "
         f"load_from={make.path()} without --resume"
     )
 

@@ -158,6 +158,11 @@ def test_parts_that_start_fresh_are_named_once(path):
         "mask_head.upsample.bias, of another module there, are left out",
         "mask_head.logits.bias is not in weights.pth: it starts fresh",
     ]
+    other = Detector().state_dict() | {"head.bias": torch.ones(3)}
+    (line,) = load_start(Detector(), path, other)
+    assert line.startswith("size mismatch for head.bias:") and line.endswith(
+        "torch.Size([2]): it starts fresh"
+    )
     backbone = {key: value for key, value in state.items() if key.startswith("backbone.")}
     lines = load_start(Swapped(), path, backbone)
     assert [line.split()[0] for line in lines] == ["head", "neck", "mask_head"]

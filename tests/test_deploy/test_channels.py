@@ -45,9 +45,10 @@ def test_images_to_compare_have_the_channels_of_the_model(tmp_path):
     image = str(tmp_path / "image.png")
     cv2.imwrite(image, np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8))
     grey_pixels = cv2.imread(image, cv2.IMREAD_GRAYSCALE)
-    assert torch.equal(read_image(image, [96, 128], 1)[1, 0], torch.from_numpy(grey_pixels).float())
+    assert torch.equal(read_image(image, [96, 128], 1, batch=2)[1, 0], torch.from_numpy(grey_pixels).float())
     assert torch.equal(
-        read_image(image, [96, 128], 3)[0].permute(1, 2, 0), torch.from_numpy(cv2.imread(image)).float()
+        read_image(image, [96, 128], 3, batch=1)[0].permute(1, 2, 0),
+        torch.from_numpy(cv2.imread(image)).float(),
     )
     with pytest.raises(InputError, match="the model takes 4 channels, the image has 3"):
-        read_image(image, None, 4)
+        read_image(image, None, 4, batch=1)

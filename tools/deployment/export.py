@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         load_checkpoint(model, args.checkpoint, map_location="cpu")
     else:
         print("no checkpoint given: the weights are random")
-    part = part_of(model, args.part, args.shape)
+    part = part_of(model, args.part, args.shape, batch=2 if args.dynamic else 1)
     part.module.eval()
     check = args.verify is not None or args.dynamic  # which may fail on other sizes than the traced ones
     inputs = other_inputs(part, args.shape, args.dynamic, args.verify or ()) if check else {}
