@@ -26,19 +26,23 @@ else:
         """torch's build step; without a working compiler the package installs without the extension."""
 
         def build_extensions(self):
-            """Build, or say why not."""
+            """Build, or say why not; one of other sources is not kept then."""
+            self.built.unlink(missing_ok=True)
             try:
                 super().build_extensions()
             except (RuntimeError, OSError, CalledProcessError, CompileError) as error:
                 warn(f"mmcarafe._C, the CPU kernels, is left out: {error}", stacklevel=1)
 
         def copy_extensions_to_source(self):
-            """Copy to the checkout, and remove a build for another kind of torch: Python may prefer it."""
+            """Copy to the checkout, where nothing stays of another build: Python may prefer it."""
+            for old in (ROOT / "mmcarafe").glob("_C.*"):
+                old.unlink()
             super().copy_extensions_to_source()
-            built = ROOT / "mmcarafe" / Path(self.get_ext_filename("mmcarafe._C")).name
-            if built.exists():
-                for other in set(built.parent.glob("_C.*")) - {built}:
-                    other.unlink()
+
+        @property
+        def built(self) -> Path:
+            """The library that is built, before it is copied."""
+            return Path(self.build_lib, self.get_ext_filename("mmcarafe._C"))
 
 
 ROOT = Path(__file__).parent

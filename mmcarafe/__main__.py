@@ -48,14 +48,20 @@ def cpu_kernels() -> str:
 
 
 def cuda_kernels() -> str:
-    """Return which kernels CUDA tensors of each dtype get, or that there is no GPU."""
+    """Return which kernels CUDA tensors of each dtype get, or why there are none."""
     if not torch.cuda.is_available():
         return "no CUDA device"
     found = []
     for dtype in (torch.float32, torch.float16):
-        x = torch.zeros(1, 64, 8, 8, dtype=dtype, device="cuda")
-        masks = torch.zeros(1, 25, 16, 16, dtype=dtype, device="cuda")
-        found.append(f"{cuda.choose('carafe', (x, masks), 5, 1, 2)} for {str(dtype)[6:]}")
+        try:
+            x = torch.zeros(1, 64, 8, 8, dtype=dtype, device="cuda")
+            masks = torch.zeros(1, 25, 16, 16, dtype=dtype, device="cuda")
+            found.append(f"{cuda.choose('carafe', (x, masks), 5, 1, 2)} for {str(dtype)[6:]}")
+        except (
+            RuntimeError,
+            ValueError,
+        ) as error:  # a GPU that is full or too old
+            return f"none: {str(error).splitlines()[0]}"
     return f"{', '.join(found)}, on {torch.cuda.get_device_name()}"
 
 

@@ -71,8 +71,10 @@ def write(path: Path, steps: int = 300) -> dict[str, float]:
     """Fit, write the picture, and return the root mean square error of each way to upsample, in per cent.
 
     Raises:
-        InputError: matplotlib, which draws it, is not installed.
+        InputError: matplotlib, which draws it, is not installed, or the name is none of a PNG.
     """
+    if path.suffix.lower() != ".png":
+        raise InputError(f"expected a name that ends in .png, under which to write the picture, got {path}")
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as missing:

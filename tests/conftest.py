@@ -91,8 +91,9 @@ def seen_before(function):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error):
-    """Keep what a worker of pytest-xdist says; all workers collect the same tests."""
-    node.config.left_out = node.workeroutput.get("left_out", 0)
+    """Keep what a worker of pytest-xdist says, unless it crashed; all workers collect the same tests."""
+    if said := getattr(node, "workeroutput", None):
+        node.config.left_out = said.get("left_out", 0)
 
 
 def pytest_sessionfinish(session):

@@ -48,5 +48,13 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "write", lambda path, write=demo.write: write(path, steps=2))
+    (tmp_path / "folder.png").mkdir()
     with pytest.raises(SystemExit, match="Is a directory"):
-        main(["demo", str(tmp_path)])
+        main(["demo", str(tmp_path / "folder.png")])
+
+
+def test_a_photo_is_not_taken_for_the_picture_to_write(tmp_path):
+    (tmp_path / "street.jpg").write_bytes(b"mine")
+    with pytest.raises(SystemExit, match=r"expected a name that ends in .png, .* got .*street.jpg"):
+        main(["demo", str(tmp_path / "street.jpg")])
+    assert (tmp_path / "street.jpg").read_bytes() == b"mine"

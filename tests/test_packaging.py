@@ -131,6 +131,17 @@ def test_a_build_without_a_compiler_installs_without_the_kernels(tmp_path):
     assert "mmcarafe._C" in result.stderr + result.stdout
 
 
+def test_kernels_of_other_sources_are_not_left_where_a_build_fails(tmp_path):
+    for name in ("setup.py", "README.md", "mmcarafe/__init__.py", "mmcarafe/ops/csrc"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    (tmp_path / "mmcarafe/_C.abi3.so").write_bytes(b"of other sources")
+    build = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    subprocess.run(build, cwd=tmp_path, env=without_compiler(tmp_path), check=True, capture_output=True)
+    assert not list((tmp_path / "mmcarafe").glob("_C.*"))
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
     """A folder with the package as the wheel of its source archive installs it; the checkout is not used."""

@@ -161,11 +161,18 @@ TORCH_PIN=$(sed -n 's/^torch==//p' requirements/torch.txt)
 MMCV_PIN=$(grep -E '^(onedl-)?mmcv==' "$STACK_PINS")
 fingerprint=$({ cat requirements/{torch,torchvision,runtime,tests}.txt "$STACK_PINS" setup.py pyproject.toml mmcarafe/ops/csrc/* \
     tools/setup_env.sh; echo "${TORCH:-}"; } | cksum | tr -d ' ')-$PWD
-if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$fingerprint" ]; then exit 0; fi
+ready() {  # with the Python that is asked for, if one is
+    [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$fingerprint" ] \
+        && { [ -z "${PYTHON:-}" ] || [ "$(version_of "$PYTHON")" = "$(version_of "$VENV/bin/python")" ]; }
+}
+if ready; then exit 0; fi
 
 exec 9>.setup.lock
 flock -n 9 || { echo "setup: another run is setting up this checkout; waiting for it"; flock 9; }
-if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$fingerprint" ]; then exit 0; fi
+if ready; then exit 0; fi
+if [ ! -f "$LOG" ] && [ -n "$(ls -A "$VENV" 2>/dev/null)" ]; then
+    fail "$VENV is not of this script, which makes its own of that name; move it away, or use another clone"
+fi
 
 python=$(find_python)
 check_machine "$python"

@@ -79,9 +79,14 @@ class View:
         return replace(self, name=name, calls=self.calls[level:], box=(left, top, right, bottom))
 
     @property
-    def is_finite(self) -> bool:
-        """Tell whether there is something to draw: a training that diverged has kernels of NaN."""
-        return all(bool(t.isfinite().all()) for call in self.calls for t in (call.features, call.kernels))
+    def flaw(self) -> str:
+        """Say why there is nothing to draw; empty where there is something.
+
+        A training that diverged has kernels of NaN, and kernels without a softmax have negative weights.
+        """
+        if not all(bool(t.isfinite().all()) for call in self.calls for t in (call.features, call.kernels)):
+            return "features or kernels are not finite"
+        return "kernels have negative weights" if any(bool((c.kernels < 0).any()) for c in self.calls) else ""
 
     @property
     def inside(self) -> tuple[float, float, float, float]:

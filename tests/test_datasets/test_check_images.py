@@ -71,6 +71,23 @@ def test_16_bits_lose_the_lower_eight(tmp_path):
     assert int(dataset(tmp_path, "val")[0]["inputs"].max()) == 0
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_8_bits_in_rows_of_160_bytes_are_no_16_bits(mode, tmp_path):
+    image = Image.fromarray(np.zeros((48, 160 if mode == "L" else 720), np.uint8)).convert(mode)
+    write(tmp_path, first("images", width=image.width), encoded(image, "BMP"))
+    assert "image-16-bit" not in found_in(tmp_path)
+
+
+def test_exif_that_is_cut_off_ends_no_check(tmp_path):
+    jpeg = encoded(picture(), "JPEG")
+    assert jpeg[2:4] == b"\xff\xe0", "JFIF, whose density Pillow looks for in EXIF"
+    cut = b"Exif\0\0MM\0*"
+    block = b"\xff\xe1" + (len(cut) + 2).to_bytes(2, "big") + cut
+    end = 4 + int.from_bytes(jpeg[4:6], "big")
+    write(tmp_path, sound(), jpeg[:end] + block + jpeg[end:])
+    assert not found_in(tmp_path)
+
+
 def test_an_rle_of_an_image_of_another_size_is_refused(tmp_path):
     write(tmp_path, OBJECTS["rle-not-polygon"][0], IMAGES["image-size"][0])
     for does in (train, evaluate):

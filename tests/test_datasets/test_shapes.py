@@ -199,11 +199,12 @@ def test_a_lost_picture_makes_it_incomplete(tiny, folder):
     assert not shapes.make_dataset(tiny, **TINY)
 
 
-def test_a_foreign_file_among_ours_is_never_lost(tiny):
-    (tiny / "train2017" / "notes.txt").write_text("mine")
+@pytest.mark.parametrize("name", ["notes.txt", "mine.png"])
+def test_a_foreign_file_among_ours_is_never_lost(tiny, name):
+    (tiny / "train2017" / name).write_text("mine")
     with pytest.raises(FileExistsError, match="did not write"):
         shapes.make_dataset(tiny, **OTHER, force=True)
-    assert (tiny / "train2017" / "notes.txt").read_text() == "mine"
+    assert (tiny / "train2017" / name).read_text() == "mine"
 
 
 @pytest.mark.parametrize(

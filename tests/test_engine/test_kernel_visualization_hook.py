@@ -11,10 +11,12 @@ from mmengine.logging import MessageHub
 
 from mmcarafe.apis.config import read_config
 from mmcarafe.apis.libraries import build_model
+from mmcarafe.comparison.variants import CARAFELinear
 from mmcarafe.engine import CARAFEVisualizationHook
+from mmcarafe.layers import CARAFE
 
 
-def test_a_training_that_diverged_goes_on(request, tmp_path, caplog):
+def test_a_training_that_diverged_goes_on(request, tmp_path, caplog, monkeypatch):
     cfg = read_config(str(request.config.rootpath / "configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py"))
     model, written = build_model(cfg), []
     cv2.imwrite(str(tmp_path / "image.png"), np.random.randint(0, 256, (64, 64, 3), np.uint8))
@@ -25,6 +27,10 @@ def test_a_training_that_diverged_goes_on(request, tmp_path, caplog):
     hook = CARAFEVisualizationHook(image=str(tmp_path / "image.png"), module="neck")
     hook._write(runner, None, 1)
     assert len(written) == 4
+    monkeypatch.setattr(CARAFE, "kernel_normalizer", CARAFELinear.kernel_normalizer)
+    hook._write(runner, None, 2)
+    assert len(written) == 4
+    assert "neck: no pictures, kernels have negative weights" in caplog.text
     torch.nn.init.constant_(model.neck.upsample_modules[1].content_encoder.bias, float("nan"))
     hook._write(runner, None, 2)
     assert len(written) == 4

@@ -179,6 +179,6 @@ def test_a_part_or_a_module_can_be_selected(model):
 
 def test_values_that_are_not_finite_are_told(model):
     view = views_of(model)["neck"]
-    assert view.is_finite
+    assert view.flaw == ""
     view.calls[1].kernels[0, 0, 0, 0] = float("nan")
-    assert not view.is_finite
+    assert view.flaw == "features or kernels are not finite"

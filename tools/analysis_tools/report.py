@@ -46,9 +46,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def newest_metrics(work_dir: Path) -> tuple[dict, Path]:
     """Return metrics of the newest evaluation below a work directory, and the file that has them."""
     for path in sorted(work_dir.rglob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True):
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if "coco/" in line]
-        if lines:
-            return json.loads(lines[-1]), path
+        for line in reversed(path.read_text(encoding="utf-8").splitlines()):
+            if (
+                line.startswith("{") and '"coco/' in line
+            ):  # of mmengine's log; others are indented
+                return json.loads(line), path
     raise InputError(f"no evaluation found below {work_dir}; run tools/test.py with --work-dir there first")
 
 

@@ -94,8 +94,8 @@ def main(argv: list[str] | None = None) -> None:
     if not views:
         known = dict.fromkeys(name for v in seen for name in (v.name, *(call.name for call in v.calls)))
         raise InputError(f"--module: expected one of {', '.join(known)}, which ran, got {args.module!r}")
-    if not all(view.is_finite for view in views):
-        raise InputError(f"checkpoint {args.checkpoint} gives values that are not finite: training diverged")
+    if flaw := next(filter(None, (view.flaw for view in views)), None):
+        raise InputError(f"checkpoint {args.checkpoint} gives nothing to draw: {flaw}")
     shown = [view for view in views if not view.calls[0].downsamples]
     if args.html and not shown:
         raise InputError("--html: the page shows upsamplers alone; take --out for pictures of downsamplers")

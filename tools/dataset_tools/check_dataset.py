@@ -25,7 +25,7 @@ from mmcarafe.datasets.checks.images import check_images
 from mmcarafe.datasets.checks.kinds import KINDS
 from mmcarafe.datasets.checks.settings import Settings, read_settings
 from mmcarafe.errors import InputError
-from mmcarafe.utils.cli import add_cfg_options, run
+from mmcarafe.utils.cli import add_cfg_options, run, sentence_of
 
 
 def check_out(name: str, ann_file: str) -> None:
@@ -85,8 +85,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--threads: expected 1 or more")
     try:
         return check(args)
-    except InputError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+    except Exception as error:
+        if (sentence := sentence_of(error)) is None:
+            raise
+        parser.exit(2, f"{sentence}\n")
 
 
 if __name__ == "__main__":

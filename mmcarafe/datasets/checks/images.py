@@ -2,6 +2,7 @@
 """Checks of the images of a COCO annotation file: as entries, and as files read by the pipeline's reader."""
 
 import os
+import struct
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,8 +70,8 @@ def check_file(path: Path, image: dict, loader: LoadImageFromFile) -> Found:
             width, height = header.size
             if (yield from _check_header(header)) in SIDEWAYS:
                 width, height = height, width
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        pass  # not for Pillow; the pipeline's own reader decides
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, struct.error):
+        pass  # not for Pillow, or EXIF that is cut off; the pipeline's own reader decides
     if width * height > MAX_PIXELS:
         yield "image-too-large", f"{width} x {height}"
         return
@@ -91,7 +92,8 @@ def _check_header(header: Image.Image) -> Generator[tuple[str, str], None, int]:
     # the method of PNG images would decode them
     if (orientation := Image.Image.getexif(header).get(ORIENTATION, 1)) != 1:
         yield "image-rotated", f"orientation {orientation}"
-    if "16" in str([tile[3] for tile in header.tile]):
+    modes = [tile[3] if isinstance(tile[3], str) else tile[3] and tile[3][0] for tile in header.tile]
+    if any("16" in str(mode) for mode in modes):
         yield "image-16-bit", header.mode
     for kind, modes in MODES.items():
         if header.mode in modes or (kind == "image-alpha" and "transparency" in header.info):

@@ -12,6 +12,7 @@ the background and those of ``CLASSES`` from 1.
 """
 
 import json
+import re
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -144,7 +145,8 @@ def _check_target(root: Path, force: bool) -> None:
     makers, ours = [], {root / "annotations", root / "semantic"}
     for *folders, file in (_paths(root, split) for split in SPLITS):
         makers.append(_read(file)["info"].get("contributor"))
-        ours |= {file, *folders, *(path for f in folders for path in f.glob("*.png") if path.is_file())}
+        pictures = (path for f in folders for path in f.glob("*.png") if path.is_file())
+        ours |= {file, *folders, *(path for path in pictures if re.fullmatch(r"\d{12}", path.stem))}
     if INFO["contributor"] not in makers or not ours.issuperset(root.rglob("*")):
         raise FileExistsError(
             f"{root} holds files that this tool did not write and is left as it is; name another folder."

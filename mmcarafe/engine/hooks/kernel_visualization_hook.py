@@ -110,8 +110,8 @@ class CARAFEVisualizationHook(Hook):
         with undisturbed(model):
             seen = look(model, *load_image(runner.cfg, self._path(dataset)))
             for view in select(seen, self.module):
-                if not view.is_finite:
-                    runner.logger.warning(f"{view.name}: no pictures, features or kernels are not finite")
+                if view.flaw:
+                    runner.logger.warning(f"{view.name}: no pictures, {view.flaw}")
                 elif points := self._points(runner, view):
                     for name, figure in draw(view, points).items():
                         runner.visualizer.add_image(f"carafe_{view.name}_{name}", to_rgb(figure), step)
