@@ -191,7 +191,7 @@ def _curve_text(lines: list[dict], baseline: str) -> str:
 
 def plot_curves(lines: list[dict], baseline: str, path: Path) -> None:
     """Draw each arm's curve over epochs: a line of the means, and a dot for each seed."""
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
     axis = figure.subplots()
     for number, (arm, points) in enumerate(_points(lines, baseline).items()):
         turn, colour = divmod(number, len(COLOURS))
@@ -202,5 +202,5 @@ def plot_curves(lines: list[dict], baseline: str, path: Path) -> None:
             axis.plot([epoch] * len(values), values, ".", **style)
     axis.set(xlabel="epoch", ylabel=CURVES[_curve(lines)])
     axis.grid(alpha=0.3)
-    axis.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=110)
