@@ -47,9 +47,7 @@ def newest_metrics(work_dir: Path) -> tuple[dict, Path]:
     """Return metrics of the newest evaluation below a work directory, and the file that has them."""
     for path in sorted(work_dir.rglob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True):
         for line in reversed(path.read_text(encoding="utf-8").splitlines()):
-            if (
-                line.startswith("{") and '"coco/' in line
-            ):  # of mmengine's log; others are indented
+            if line.startswith("{") and '"coco/' in line:  # of mmengine's log; others are indented
                 return json.loads(line), path
     raise InputError(f"no evaluation found below {work_dir}; run tools/test.py with --work-dir there first")
 
