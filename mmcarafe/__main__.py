@@ -57,10 +57,7 @@ def cuda_kernels() -> str:
             x = torch.zeros(1, 64, 8, 8, dtype=dtype, device="cuda")
             masks = torch.zeros(1, 25, 16, 16, dtype=dtype, device="cuda")
             found.append(f"{cuda.choose('carafe', (x, masks), 5, 1, 2)} for {str(dtype)[6:]}")
-        except (
-            RuntimeError,
-            ValueError,
-        ) as error:  # a GPU that is full or too old
+        except (RuntimeError, ValueError) as error:  # a GPU that is full or too old
             return f"none: {str(error).splitlines()[0]}"
     return f"{', '.join(found)}, on {torch.cuda.get_device_name()}"
 

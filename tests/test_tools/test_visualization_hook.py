@@ -72,14 +72,14 @@ def test_a_resumed_training_goes_on_with_its_points_and_count(config, toy, tmp_p
     train(changed, tmp_path, toy, "train_cfg.max_epochs=3", "default_hooks.checkpoint.max_keep_ckpts=3")
     assert {int(name.split("_")[-1][:-4]) for name in pictures(tmp_path)} == {6}
     points = [
-        torch.load(tmp_path / f"epoch_{i}.pth", weights_only=False)["message_hub"]["runtime_info"].get(CHOSEN)
+        torch.load(tmp_path / f"epoch_{i}.pth", weights_only=True)["message_hub"]["runtime_info"].get(CHOSEN)
         for i in (1, 2, 3)
     ]
     assert points[:2] == [None, None] and len(points[2]["neck of 1"]) > 0
     call("train.py", changed, "--work-dir", tmp_path, "--resume", tmp_path / "epoch_3.pth", "--cfg-options",
          *TWO_EPOCHS, "train_cfg.max_epochs=4", cwd=toy)  # fmt: skip
     assert {int(name.split("_")[-1][:-4]) for name in pictures(tmp_path)} == {6, 12}
-    resumed = torch.load(tmp_path / "epoch_4.pth", weights_only=False)["message_hub"]["runtime_info"]
+    resumed = torch.load(tmp_path / "epoch_4.pth", weights_only=True)["message_hub"]["runtime_info"]
     assert resumed[CHOSEN] == points[2]
 
 
