@@ -129,6 +129,19 @@ def test_it_says_when_nothing_was_compared(tmp_path, capsys):
     assert "0 of 0" in out and "nothing was compared" in out and "verified" not in out
 
 
+def test_two_in_a_hundred_may_be_decided_by_rounding(tmp_path):
+    theirs = [torch.rand(1, 100, 4), torch.rand(1, 100) / 2 + 0.5, torch.arange(100).reshape(1, 100)]
+    ours = [t.clone() for t in theirs]
+    part = Namespace(finds_objects=True)
+    for lost in (1, 2):
+        ours[1][0, lost] -= 0.004
+        assert compare(tmp_path, part, "x", ours, theirs) == (0.0, 100 - lost, 100)
+    assert compare(tmp_path, part, "x", ours, theirs, tolerance=0.01).error == pytest.approx(0.004, rel=1e-3)
+    ours[1][0, 3] -= 0.004
+    with pytest.raises(InputError, match="finds 97 of 100 detections on 'x' to within 1e-03"):
+        compare(tmp_path, part, "x", ours, theirs)
+
+
 @pytest.mark.parametrize("wrong", ["score", "box", "label", "missing", "extra", "mask", "nan"])
 def test_a_wrong_detection_is_found(wrong, tmp_path):
     boxes = torch.rand(1, 20, 4).sort(-1).values * 100
