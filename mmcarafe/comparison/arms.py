@@ -4,6 +4,7 @@
 import ast
 import hashlib
 import json
+import re
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -85,8 +86,18 @@ def arms_of(upsamplers: list[str], where: list[str], baseline: str = UNCHANGED) 
 def _in_place(arm: Arm) -> Arm:
     """Leave out the arguments for places that the arm does not have."""
     elsewhere = tuple(f"{place}." for place in PLACES.keys() - arm.places)
-    settings = [part for part in arm.upsampler.split(",") if not part.startswith(elsewhere)]
+    settings = [part for part in parts_of(arm.upsampler) if not part.startswith(elsewhere)]
     return Arm(",".join(settings), arm.where)
+
+
+def parts_of(text: str) -> list[str]:
+    """Split at commas outside brackets.
+
+    Example:
+        >>> parts_of("CARAFE,up_kernel=3,sizes=(1,2)")
+        ['CARAFE', 'up_kernel=3', 'sizes=(1,2)']
+    """
+    return re.split(r",(?![^(\[{]*[)\]}])", text)
 
 
 def parse_upsampler(text: str, place: str) -> dict:
@@ -96,7 +107,7 @@ def parse_upsampler(text: str, place: str) -> dict:
         >>> parse_upsampler("CARAFE,up_kernel=3,mask_head.compressed_channels=32", "neck")
         {'type': 'CARAFE', 'up_kernel': 3}
     """
-    kind, *settings = text.split(",")
+    kind, *settings = parts_of(text)
     cfg = dict(type=kind)
     for setting in settings:
         key, equals, value = setting.partition("=")

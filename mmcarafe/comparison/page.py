@@ -3,7 +3,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ from mmcarafe.comparison.report import (
 )
 from mmcarafe.errors import InputError
 
-MAIN = ("", "_75")
+MAIN = ("", "_50", "_75")
 SIZES = ("_s", "_m", "_l")
 CURVES = {"coco/segm_mAP": "mask AP", "mIoU": "mIoU"}
 """The metric whose curve is drawn, the first that there is, and its name."""
@@ -131,6 +131,11 @@ def _status(recipe: dict, lines: list[dict], what: str) -> str:
         f"{what} in points of 100: mean ± standard deviation over the seeds; below it the difference to the "
         "first row by seed, with the 95 % interval of its mean."
     )
+    if len(set(counts)) > 1:
+        text += (
+            " An arm with fewer seeds than the first row is compared with it over its own: "
+            "the difference is then not that of the means shown."
+        )
     if max(counts) < 2:
         return f"{text}\n**One seed for each arm so far: nothing can be concluded yet.**"
     if min(counts) < 2:
@@ -147,15 +152,15 @@ def _conclusion(arm: dict, kinds: dict[str, str]) -> str:
     return f"**{arm['arm']}**: {'; '.join(said) or 'no seed in common with the first row'}"
 
 
-def _points(lines: list[dict], baseline: str) -> dict[str, dict[int, list[float]]]:
-    """Return by arm, the baseline first, and epoch the curve's values of all seeds, in points."""
+def _points(lines: list[dict], baseline: str) -> dict[str, dict[int, dict[int, float]]]:
+    """Return by arm, the baseline first, epoch and seed the curve's values, in points."""
     curve = _curve(lines)
-    found: dict[str, dict[int, list[float]]] = {baseline: {}}
+    found: dict[str, dict[int, dict[int, float]]] = {baseline: {}}
     for line in lines:
         for point in line["curve"]:
             if curve in point["metrics"]:
                 value = scale_of(curve) * point["metrics"][curve]
-                found.setdefault(line["arm"], {}).setdefault(point["epoch"], []).append(value)
+                found.setdefault(line["arm"], {}).setdefault(point["epoch"], {})[line["seed"]] = value
     return {arm: points for arm, points in found.items() if points}
 
 
@@ -164,8 +169,17 @@ def _curve(lines: list[dict]) -> str:
     return known[0] if known else next(iter(CURVES))
 
 
-def _mean(values: list[float]) -> float:
+def _mean(values: Collection[float]) -> float:
     return sum(values) / len(values)
+
+
+def _point(of: dict[int, dict[int, float]], epoch: int) -> str:
+    """Return the mean of an arm's curve after an epoch; a run that was interrupted there lacks its value."""
+    values = of.get(epoch, {}).values()
+    if not values:
+        return "-"
+    lost = len(values) < max(map(len, of.values()))
+    return f"{_mean(values):.1f}{f' ({len(values)} seeds)' if lost else ''}"
 
 
 def _curve_text(lines: list[dict], baseline: str) -> str:
@@ -174,14 +188,15 @@ def _curve_text(lines: list[dict], baseline: str) -> str:
     epochs = sorted({epoch for of in points.values() for epoch in of})
     if len(epochs) < 2:
         return ""
-    rows = [
-        [arm, *(f"{_mean(of[epoch]):.1f}" if epoch in of else "-" for epoch in epochs)]
-        for arm, of in points.items()
-    ]
+    rows = [[arm, *(_point(of, epoch) for epoch in epochs)] for arm, of in points.items()]
     *_, before, last = epochs
     name = CURVES[_curve(lines)]
     name = name[0].upper() + name[1:] if name.endswith("AP") else name
-    rises = [_mean(of[last]) - _mean(of[before]) for of in points.values() if {before, last} <= of.keys()]
+    rises = [
+        _mean([of[last][seed] - of[before][seed] for seed in seeds])
+        for of in points.values()
+        if (seeds := of.get(last, {}).keys() & of.get(before, {}).keys())
+    ]
     return (
         f"{name} during the training, means over the seeds; from epoch {before} to {last} "
         f"it changed by {min(rises):+.1f} to {max(rises):+.1f} points, while the learning rate fell to 0:\n\n"
@@ -196,10 +211,10 @@ def plot_curves(lines: list[dict], baseline: str, path: Path) -> None:
     for number, (arm, points) in enumerate(_points(lines, baseline).items()):
         turn, colour = divmod(number, len(COLOURS))
         style = dict(color=COLOURS[colour])
-        means = [_mean(values) for values in points.values()]
+        means = [_mean(values.values()) for values in points.values()]
         axis.plot([*points], means, LINES[turn % len(LINES)], label=arm, **style)
         for epoch, values in points.items():
-            axis.plot([epoch] * len(values), values, ".", **style)
+            axis.plot([epoch] * len(values), [*values.values()], ".", **style)
     axis.set(xlabel="epoch", ylabel=CURVES[_curve(lines)])
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper")

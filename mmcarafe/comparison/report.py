@@ -28,7 +28,7 @@ NOTE = """\
 Mean ± standard deviation over the seeds; {what} in points of 100.
 Second lines: the difference to `{baseline}` by seed, and the 95 % interval of its mean (Student's t).
 Where 0 is in the interval, no difference was seen; of twenty intervals one misses the truth by chance.
-Times are those of the machine while it ran, and compare within one comparison only."""
+Times are medians over the seeds, of the machine while it ran, and compare within one comparison only."""
 
 
 def summary(lines: list[dict], baseline: str) -> list[dict]:
@@ -52,7 +52,9 @@ def summary(lines: list[dict], baseline: str) -> list[dict]:
             first = next(line for line in runs if line["arm"] == name)
             seeds = sorted(line["seed"] for line in runs if line["arm"] == name)
             reference = values[baseline] if name != baseline else {}
-            measured = {key: summarise(of, reference.get(key)) for key, of in values[name].items()}
+            measured = {
+                key: summarise(of, reference.get(key), step_of(key)) for key, of in values[name].items()
+            }
             cost = dict(parameters=first["parameters"], flops=first["flops"], shape=first["shape"])
             arms.append(dict(arm=name, seeds=seeds, **cost, measured=measured))
         recipes.append(dict(config=runs[0]["config"], recipe=recipe, arms=arms))
@@ -86,6 +88,13 @@ def scale_of(key: str) -> float:
     return 1 if key in PER_CENT else 100
 
 
+def step_of(key: str) -> float:
+    """Return what mmdet and mmsegmentation round a metric's values to; 0 for those of others, and times."""
+    if key in PER_CENT:
+        return 0.01
+    return 0.001 if "_mAP" in key else 0.0
+
+
 def what_of(kinds: dict[str, str]) -> str:
     """Return what the values of a comparison are called: AP, or the metrics of segmentors."""
     return " and ".join(kinds.values()) if kinds.keys() & PER_CENT.keys() else "AP"
@@ -112,14 +121,14 @@ def markdown(recipe: dict, baseline: str, picture: str) -> str:
 
 
 def cost_table(arms: list[dict]) -> str:
-    """Return the table of parameters, operations and times."""
+    """Return the table of parameters, operations and times, with medians: a run may be disturbed."""
     shape = " x ".join(map(str, arms[0]["shape"]))
     head = ["arm", "seeds", "parameters, M", f"GFLOPs, {shape}", "training, min", "inference, ms an image"]
     rows = []
     for arm in arms:
-        training, inference = (arm["measured"][name] | dict(difference=None) for name in TIMES)
+        training, inference = (arm["measured"][name]["median"] for name in TIMES)
         flops = "not counted" if arm["flops"] is None else f"{arm['flops'] / 1e9:.2f}"
-        times = cell(training, 1 / 60, 1), cell(inference, 1e3, 0)
+        times = f"{training / 60:.1f}", f"{inference * 1e3:.0f}"
         seeds = f"{len(arm['seeds'])} ({', '.join(map(str, arm['seeds']))})"
         rows.append([arm["arm"], seeds, f"{arm['parameters'] / 1e6:.3f}", flops, *times])
     return table(head, rows)

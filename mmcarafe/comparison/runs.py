@@ -22,15 +22,17 @@ class Run:
 
     arm: Arm
     seed: int
+    recipe: str
+    """Fingerprint of the config without an arm, which says how the weights begin that arms share."""
     settings: str
     """Fingerprint of the arm's whole config: results of other settings are other results."""
     folder: Path
     """The folder of its config, log, checkpoints and result."""
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> tuple[str, str, int]:
         """Return what no other run has."""
-        return self.settings, self.seed
+        return self.recipe, self.settings, self.seed
 
     def __str__(self) -> str:
         return f"{self.arm.name}, seed {self.seed}"
@@ -44,11 +46,12 @@ def plan(cfg: Config, arms: list[Arm], seeds: list[int], out: Path) -> list[Run]
     """
     if not (cfg.get("val_dataloader") and cfg.get("val_evaluator") and cfg.get("train_dataloader")):
         raise InputError("the config needs train_dataloader, val_dataloader and val_evaluator")
-    settings = {arm: fingerprint(arm_config(cfg, arm)) for arm in arms}
+    recipe, settings = fingerprint(cfg), {arm: fingerprint(arm_config(cfg, arm)) for arm in arms}
     runs = []
     for seed in seeds:
         for arm in arms:
-            runs.append(Run(arm, seed, settings[arm], run_folder(out, arm.name, settings[arm], seed)))
+            folder = run_folder(out, arm.name, settings[arm], seed)
+            runs.append(Run(arm, seed, recipe, settings[arm], folder))
     return runs
 
 
@@ -78,10 +81,10 @@ def run_config(cfg: Config, run: Run) -> Config:
     return cfg
 
 
-def result_line(cfg: Config, name: str, run: Run) -> dict:
+def result_line(name: str, run: Run) -> dict:
     """Return a finished run's line of the file: what it was, and what it measured."""
     measured = json.loads((run.folder / "result.json").read_text(encoding="utf-8"))
-    what = dict(config=name, recipe=fingerprint(cfg), settings=run.settings, arm=run.arm.name)
+    what = dict(config=name, recipe=run.recipe, settings=run.settings, arm=run.arm.name)
     return what | dict(upsampler=run.arm.upsampler, where=run.arm.where, seed=run.seed) | measured
 
 

@@ -24,7 +24,8 @@ class SameStartHook(Hook):
     """Give runs of one seed what their models share: initial weights, and the data with its augmentations.
 
     Weights are those of a common model, built and initialised with the run's seed, wherever name and shape
-    are equal in modules of equal classes, initialised alike; not in runs that start from a checkpoint.
+    are equal in modules of equal classes, initialised alike. A checkpoint that runs start from is loaded over
+    them, so that what it lacks is common too.
     Random numbers that are drawn while data is loaded and those that the model draws (to sample boxes, or for
     more parameters) come from two sequences, so that a model never changes which images follow, or how they
     are cropped. The model's are set anew in each iteration: a resumed run needs to know nothing of them.
@@ -46,12 +47,20 @@ class SameStartHook(Hook):
         if runner.iter > 0:
             return
         if not runner._load_from:
-            set_random_seed(runner.seed)
-            common = MODELS.build(self.model)
-            common.init_weights()
-            count = share_state(common, runner.model)
-            runner.logger.info(f"{count} of {len(runner.model.state_dict())} tensors are the common model's")
+            self._share(runner)
         set_random_seed(runner.seed)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take over the weights before those of a checkpoint, which is read now, are put into the model."""
+        if not runner._resume:
+            self._share(runner)
+
+    def _share(self, runner: Runner) -> None:
+        set_random_seed(runner.seed)
+        common = MODELS.build(self.model)
+        common.init_weights()
+        count = share_state(common, runner.model)
+        runner.logger.info(f"{count} of {len(runner.model.state_dict())} tensors are the common model's")
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Change to the model's random numbers."""

@@ -32,6 +32,9 @@ def test_arguments_may_be_for_one_place():
     assert parse_upsampler(text, "neck") == dict(type="CARAFE", up_kernel=3, start="nearest")
     head = dict(type="CARAFE", up_kernel=3, compressed_channels=32, start="nearest")
     assert parse_upsampler(text, "mask_head") == head
+    assert parse_upsampler("Own,sizes=(1,2),a=[3,4],b=5", "neck") == dict(
+        type="Own", sizes=(1, 2), a=[3, 4], b=5
+    )
     for wrong in ("CARAFE,up_kernel", "CARAFE,head.up_kernel=3", "CARAFE,=3"):
         with pytest.raises(InputError, match="expected TYPE,key=value"):
             parse_upsampler(wrong, "neck")

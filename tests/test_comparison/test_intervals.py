@@ -26,6 +26,16 @@ def test_interval_of_five_pairs():
     assert paired_difference(dict.fromkeys(range(5), 0), dict(enumerate([1, 2, 3, 2, 2]))).seen, "a loss, too"
 
 
+def test_equal_differences_of_rounded_values_are_not_exact():
+    ours, theirs = {0: 0.403, 1: 0.413}, {0: 0.4, 1: 0.41}
+    found = paired_difference(ours, theirs, step=0.001)
+    half = 12.7062 * 0.001 / 6**0.5 / 2**0.5  # the quantile for 1 degree of freedom
+    assert (found.low, found.high) == pytest.approx((0.003 - half, 0.003 + half), abs=1e-6)
+    assert not found.seen
+    far = paired_difference({0: 0.45, 1: 0.42}, {0: 0.4, 1: 0.4}, step=0.001)
+    assert far == paired_difference({0: 0.45, 1: 0.42}, {0: 0.4, 1: 0.4}), "more than rounding"
+
+
 def test_pairs_are_of_equal_seeds():
     found = paired_difference({0: 1.0, 3: 5.0, 7: 9.0}, {7: 8.0, 0: 2.0, 5: 0.0})
     assert (found.mean, found.count) == (0, 2)  # 1 - 2 and 9 - 8
@@ -41,5 +51,6 @@ def test_one_pair_has_no_interval_and_none_no_difference():
 
 def test_mean_and_deviation():
     found = summarise({0: 2.0, 1: 4.0, 2: 9.0}, None)
-    assert found == dict(mean=5.0, std=pytest.approx(13**0.5), count=3, difference=None)  # (9 + 1 + 16) / 2
+    # (9 + 1 + 16) / 2
+    assert found == dict(mean=5.0, std=pytest.approx(13**0.5), median=4.0, count=3, difference=None)
     assert summarise({0: 2.0}, {0: 1.0})["std"] is None

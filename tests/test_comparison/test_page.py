@@ -16,7 +16,7 @@ CARAFE = "CARAFE,mask_head.compressed_channels=32 in both"
 
 def line(arm: str, seed: int, ap: float) -> dict:
     def metrics(ap: float) -> dict:
-        ends = ("", "_75", "_s")
+        ends = ("", "_50", "_75", "_s")
         aps = {f"coco/{kind}_mAP{end}": ap for kind in ("bbox", "segm", "boundary") for end in ends}
         return aps | {"coco/segm_mAP_l": -1.0}
 
@@ -51,12 +51,20 @@ def test_three_seeds_have_means_differences_and_intervals():
     # differences 5, 6 and 7 points: the half of the interval is 4.3027 / sqrt(3)
     said = "+6.00 (+3.52 to +8.48, 3 seeds)"
     assert f"- **CARAFE in both**: box AP {said}; mask AP {said}; boundary AP {said}" in text
-    assert "| arm | seeds | box AP | box AP75 | mask AP | mask AP75 | boundary AP | boundary AP75 |" in text
+    columns = (f"{kind} {name}" for kind in ("box", "mask", "boundary") for name in ("AP", "AP50", "AP75"))
+    assert f"| arm | seeds | {' | '.join(columns)} |" in text
     assert f"| CARAFE in both | 3 | 48.0 ± 3.0<br>{said} |" in text
     assert "| arm | seeds | box AP small | mask AP small | boundary AP small |" in text, "-1 is no AP"
     assert "from epoch 1 to 2 it changed by +20.0 to +20.0 points" in text
     assert "| CARAFE in both | 28.0 | 48.0 |" in text
-    assert "nothing can be concluded" not in text
+    assert "nothing can be concluded" not in text and "fewer seeds" not in text
+
+
+def test_a_point_that_an_interrupted_run_lost_is_left_out_of_the_rise():
+    lost = dict(THREE[2], curve=THREE[2]["curve"][1:])
+    text = written([*THREE[:2], lost, *THREE[3:]])
+    assert "from epoch 1 to 2 it changed by +20.0 to +20.0 points" in text
+    assert "| CARAFE in both | 28.0 (2 seeds) | 48.0 |" in text
 
 
 def test_one_seed_is_no_evidence():
@@ -65,6 +73,7 @@ def test_one_seed_is_no_evidence():
     assert "mask AP +5.00, one seed: no interval" in text
     text = written([*ONE, line("config", 1, 0.41)])
     assert "3 runs of `some_config` (fingerprint aaaa), 1 to 2 for each arm" in text
+    assert "An arm with fewer seeds than the first row is compared with it over its own" in text
     assert "**Arms with one seed have no interval: nothing can be concluded of them yet.**" in text
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from mmcarafe.comparison.arms import Arm
 from mmcarafe.comparison.processes import run_all
 from mmcarafe.comparison.runs import Run
-run = Run(Arm(), 0, "", Path(sys.argv[1]))
+run = Run(Arm(), 0, "", "", Path(sys.argv[1]))
 worker = '''
 import os, pathlib, subprocess, sys
 from mmcarafe.comparison.processes import end_with_the_command
@@ -42,7 +42,7 @@ run_all([run], lambda run: [sys.executable, "-c", worker, str(run.folder)], prin
 @pytest.fixture
 def runs(tmp_path, monkeypatch) -> list[Run]:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    runs = [Run(Arm(), seed, "", tmp_path / str(seed)) for seed in range(4)]
+    runs = [Run(Arm(), seed, "", "", tmp_path / str(seed)) for seed in range(4)]
     for run in runs:
         run.folder.mkdir()
     return runs

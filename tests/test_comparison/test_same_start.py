@@ -71,12 +71,12 @@ def follow(toy, tmp_path_factory):
     base.train_dataloader.dataset.pipeline.insert(2, dict(type="RandomCrop", crop_size=(96, 96)))
     out, numbers = tmp_path_factory.mktemp("same_start"), count()
 
-    def run(arm: Arm, seed: int = 0, name: str = "", epochs: int = 1):
+    def run(arm: Arm, seed: int = 0, name: str = "", epochs: int = 1, load_from: str | None = None):
         (planned,) = plan(base, [arm], [seed], out / (name or f"{arm.name} {seed}"))
         planned.folder.mkdir(parents=True, exist_ok=True)
         cfg = run_config(base, planned)
         cfg.custom_hooks.append(dict(type="Recorder", priority="VERY_LOW"))
-        cfg.train_cfg.max_epochs = epochs
+        cfg.train_cfg.max_epochs, cfg.load_from = epochs, load_from
         # mmengine's runs that begin in the same second share a message hub where they have one name
         cfg.experiment_name = f"run {next(numbers)}"
         with pytest.MonkeyPatch.context() as patch:
@@ -139,6 +139,17 @@ def test_nothing_is_shared_by_modules_of_different_classes_or_beginnings():
         assert all(value.equal(before[name]) for name, value in target["up"].state_dict().items())
     assert share_state(source, model(CARAFE)) == 6
     assert share_state(source, model(CARAFE, up_kernel=3, encoder_kernel=1)) == 4, "all but its encoder"
+
+
+def test_arms_share_what_a_checkpoint_lacks(follow, baseline, tmp_path):
+    """As one of other classes: what begins anew is the same in each arm, whatever they draw before it."""
+    start, head = tmp_path / "start.pth", "roi_head.bbox_head.fc_cls."
+    loaded = {name: value + 1 for name, value in baseline.start.items() if not name.startswith(head)}
+    torch.save(loaded, start)
+    ours, theirs = (follow(arm, name=f"loaded {arm.name}", load_from=str(start))[0] for arm in (BOTH, Arm()))
+    check_shared(ours, theirs)
+    for name, value in theirs.start.items():
+        assert value.equal(baseline.start[name] if name.startswith(head) else loaded[name]), name
 
 
 def test_another_seed_is_another_start_and_order(follow, baseline):

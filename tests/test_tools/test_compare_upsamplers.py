@@ -85,9 +85,18 @@ def test_a_finished_run_is_not_repeated_where_only_its_line_is_left(toy, tmp_pat
     runs = left_to_run(*args, cwd=toy)
     assert len(runs) == 4
     for run in runs[:2]:
-        add_result(out / "runs.jsonl", dict(settings=run.settings, seed=run.seed))
+        add_result(out / "runs.jsonl", dict(recipe=run.recipe, settings=run.settings, seed=run.seed))
     assert {path.name for path in out.iterdir()} <= {"runs.jsonl", ".lock"}
     assert left_to_run(*args, cwd=toy) == runs[2:]
+
+
+def test_an_arm_that_is_the_config_of_another_recipe_is_not_done(toy, tmp_path):
+    """Its weights began as those that the other recipe's arms share."""
+    args = [*ARGS, "--out", tmp_path, "--cfg-options", *SHORT]
+    _, carafe = left_to_run(*args, cwd=toy)
+    add_result(tmp_path / "runs.jsonl", dict(recipe=carafe.recipe, settings=carafe.settings, seed=0))
+    again, _ = left_to_run(*args, "model.neck.upsample_cfg.type=CARAFE", cwd=toy)
+    assert again.arm.name == "config" and again.settings == carafe.settings
 
 
 def test_two_comparisons_do_not_share_a_folder(toy, tmp_path):

@@ -70,7 +70,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def train_all(cfg: Config, name: str, runs: list[Run], out: Path, jobs: int) -> int:
     """Train what has no result yet; return how many runs failed."""
     results = out / RESULTS
-    done = {(line["settings"], line["seed"]) for line in read_results(results)}
+    done = {(line["recipe"], line["settings"], line["seed"]) for line in read_results(results)}
     left = [run for run in runs if run.key not in done]
     starts = dict.fromkeys(run_config(cfg, one).get("load_from") for one in left)
     for start in filter(None, starts):  # a missing one is said now, not by each run
@@ -87,7 +87,7 @@ def train_all(cfg: Config, name: str, runs: list[Run], out: Path, jobs: int) -> 
 
     def ended(run: Run, status: int) -> None:
         if status == 0:
-            line = result_line(cfg, name, run)
+            line = result_line(name, run)
             add_result(results, line)
             values = line["metrics"].items()
             said = (f"{key} {value:.3f}" for key, value in values if key.endswith("_mAP") or key in PER_CENT)
