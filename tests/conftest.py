@@ -47,6 +47,8 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:.torch.jit:DeprecationWarning")
     # tensors are so small that a second thread only adds waiting
     torch.set_num_threads(1)
+    # on a GPU convolutions would round float32 to 10 bits, and tests compare with the CPU's
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def pytest_collection_modifyitems(config, items):

@@ -26,6 +26,10 @@ bash tools/setup_env.sh
 source .venv/bin/activate
 # glibc: keep freed blocks instead of asking the system for zeroed pages in every training step
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000
+if nvidia-smi -L >/dev/null 2>&1 && ! python -c 'import mmcv._ext, sys
+sys.exit(mmcv._ext.get_compiling_cuda_version() == "not available")' 2>/dev/null; then
+    export CUDA_VISIBLE_DEVICES=  # mmcv was built without CUDA
+fi
 export PYTHONWARNINGS="ignore:pkg_resources is deprecated:UserWarning"  # mmengine's, and printed by each process
 
 say "data set (about 10 s); then training and evaluation, about 6 min on 2 cores"

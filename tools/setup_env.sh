@@ -121,7 +121,7 @@ device_kind() {  # cuda where a GPU, a CUDA build of torch and its nvcc are all 
 }
 
 install_mmcv() {
-    local wheels kind; kind=$(device_kind)
+    local wheels
     # A wheel fits one mmcv, torch build, Python, platform and device kind, so those name its folder.
     wheels=$CACHE/wheels/$("$VENV/bin/python" -c "
 import sys, sysconfig, torch
@@ -182,6 +182,7 @@ mkdir -p "$VENV"; rm -f "$STAMP"
 step 1 "Python environment" "5 s" make_venv
 step 2 "torch" "30 s, more where it must be downloaded" install_torch
 step 3 "numpy, OpenCV, pycocotools and the like" "30 s" pip_install -r requirements/runtime.txt
+kind=$(device_kind)  # outside of a step, so that what it says is seen
 step 4 "mmcv with its compiled operators" "3 min on 2 cores; 15 s once built" install_mmcv
 step 5 "mmengine, mmdet and mmcarafe with its CPU kernels" "2 min" install_package
 step 6 "test tools, Triton among them" "15 s" install_test_tools

@@ -17,17 +17,17 @@ from torch import Tensor, nn
 # mmcv's operators have no bfloat16 kernels, and bfloat16 numbers above 256 are whole pixels apart: methods
 # that call them, or compute with boxes, do it in float32; mmcarafe.engine.detection adds mmdet's
 FLOAT32_METHODS = [
-    (ops.DeformConv2d, "forward"),
-    (ops.DeformConv2dPack, "forward"),
-    (ops.ModulatedDeformConv2d, "forward"),
-    (ops.ModulatedDeformConv2dPack, "forward"),
+    (kind, "forward") for kind in vars(ops).values() if isinstance(kind, type) and issubclass(kind, nn.Module)
 ]
+# methods that put float32 numbers into tensors of their inputs' dtype fail in float16 too
+MIXED_METHODS = []
 
 
 class AmpOptimWrapper(optim.AmpOptimWrapper):
     """mmengine's AmpOptimWrapper that works on a CPU too: the losses are computed in bfloat16 autocast.
 
-    Weights, gradients and the optimizer stay in float32. With a GPU everything is mmengine's.
+    Weights, gradients and the optimizer stay in float32. On a GPU it is mmengine's; what mmcv and mmdet
+    cannot compute in bfloat16, or in float16, is computed in float32 there too.
 
     Args:
         loss_scale (float | str | dict): mmengine's; unused on a CPU, bfloat16 has the range of float32.
@@ -78,35 +78,37 @@ class AmpOptimWrapper(optim.AmpOptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Enter the context of the losses: autocast, with mmcv's operators in float32 if it is bfloat16."""
-        if self.cast_dtype == torch.bfloat16 and model not in self._prepared:
-            keep_in_float32(model)
+        if model not in self._prepared:
+            bfloat16 = self.cast_dtype == torch.bfloat16
+            keep_in_float32(model, MIXED_METHODS + FLOAT32_METHODS * bfloat16)
             self._prepared.add(model)
         with super().optim_context(model):
             yield
 
 
-def keep_in_float32(model: nn.Module) -> None:
-    """Let the modules of a model that :data:`FLOAT32_METHODS` names compute in float32 under autocast.
+def keep_in_float32(model: nn.Module, methods: list[tuple[type, str]]) -> None:
+    """Let the modules of a model compute in float32 under autocast in some methods, (class, name).
 
     A subclass's own method is kept, and a copy of the model computes with its own weights.
     """
     for module in model.modules():
-        for owner, name in FLOAT32_METHODS:
-            if isinstance(module, owner):
-                setattr(module, name, MethodType(_in_float32(getattr(type(module), name)), module))
+        for name in {name for owner, name in methods if isinstance(module, owner)}:
+            setattr(module, name, MethodType(_in_float32(getattr(type(module), name)), module))
 
 
 def _in_float32(method: Callable) -> Callable:
     @wraps(method)
     def compute(self, *args, **kwargs):
+        named = dict(zip(kwargs, _to_float32(tuple(kwargs.values())), strict=True))
         with autocast(enabled=False):
-            return method(self, *_to_float32(args), **kwargs)
+            return method(self, *_to_float32(args), **named)
 
     return compute
 
 
 def _to_float32(value: object) -> object:
-    """Turn bfloat16 tensors into float32, in lists and tuples too; leave anything else as it is."""
+    """Turn tensors of half precision into float32, in lists and tuples too; leave anything else."""
     if isinstance(value, (list, tuple)):
         return type(value)(map(_to_float32, value))
-    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
+    half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if half else value

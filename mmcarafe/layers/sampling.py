@@ -45,7 +45,8 @@ def _centres(size: int, x: Tensor) -> Tensor:
     traced = torch.compiler.is_compiling() or in_jit or type(x) is not Tensor
     if traced or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
         return _make_centres(size, x.device)
-    return _cached_centres(size, x.device)
+    stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
+    return _cached_centres(size, x.device, stream)
 
 
 def _make_centres(size: int, device: torch.device) -> Tensor:
@@ -53,6 +54,7 @@ def _make_centres(size: int, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _cached_centres(size: int, device: torch.device) -> Tensor:
+def _cached_centres(size: int, device: torch.device, stream: int) -> Tensor:
+    """Make them once for each CUDA stream: another may not have filled its own yet."""
     with torch.inference_mode(False):  # training may be the next to use it
         return _make_centres(size, device)

@@ -7,6 +7,7 @@ gradient is summed, so what is tuned may differ in the last bits from machine to
 """
 
 import os
+import threading
 from collections.abc import Callable
 from functools import cache, partial
 from typing import NamedTuple
@@ -20,6 +21,7 @@ MIN_TRITON = (3, 4)  # the oldest that was tried
 MAX_ACCUMULATORS = 100  # registers a thread of the masks' gradient may sum in
 LANE = 4  # adjacent channels that one of its threads adds up
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_STARTING = threading.Lock()
 
 
 class Tile(NamedTuple):
@@ -213,5 +215,9 @@ def _launch(kernel, name: str, layout: _Layout, shape, args: list, constants: di
 
 
 def _call(kernel, grid: Callable[[dict], tuple[int]], args: tuple, constants: dict) -> None:
-    """Start a kernel; all are started here."""
-    kernel[grid](*args, **constants)
+    """Start a kernel; all are started here, one at a time.
+
+    Triton compiles, loads and times kernels without locks, and autograd has a thread for each GPU.
+    """
+    with _STARTING:
+        kernel[grid](*args, **constants)

@@ -5,7 +5,9 @@ import argparse
 import errno
 import logging
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,23 +56,23 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", type=device, default=default)
 
 
-def in_gloo() -> bool:
-    """Tell whether this is a process of a distributed run on CPUs."""
+def backend() -> str | None:
+    """Return what the processes of a distributed run talk by, gloo or nccl; None in any other run."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return distributed and torch.distributed.get_backend() == "gloo"
+    return torch.distributed.get_backend() if distributed else None
 
 
-def leave_gloo(status: int) -> None:
-    """End a process of such a run at once.
+def leave(status: int) -> None:
+    """End a process of a distributed run at once, with everything written.
 
-    Everything is written. What torch's destructors do with gloo's threads can abort the process, or hang: a
-    group that is freed waits for a thread, which waits for the interpreter's lock to free a tensor.
+    What torch's destructors do with gloo's threads can abort the process, or hang: a group that is freed
+    waits for a thread, which waits for the interpreter's lock to free a tensor. A group of nccl's is freed
+    when all processes free theirs, for which one that failed must not wait.
     """
-    if in_gloo():
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def sentence_of(error: Exception) -> str | None:
@@ -91,6 +93,13 @@ def sentence_of(error: Exception) -> str | None:
                 "custom_imports; a config's custom_imports replaces that of its _base_, whose modules must "
                 "be repeated in it"
             )
+    if isinstance(error, RuntimeError) and re.search(
+        "implementation for device cuda.* not found", str(error)
+    ):
+        return (
+            f"{command}: the model is on a GPU, and mmcv was built without CUDA; put CUDA_VISIBLE_DEVICES= "
+            "in front of the command to use the CPU, or build mmcv where CUDA's compiler, nvcc, is"
+        )
     if isinstance(error, OSError):
         full = error.errno in FULL_DISK_ERRORS and not isinstance(error, CheckpointWriteError)
         if full or error.filename or isinstance(error, CheckpointWriteError):
@@ -104,16 +113,18 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         if status := main():
             sys.exit(status)
-        leave_gloo(0)
+        if backend() == "gloo":
+            leave(0)
     except Exception as error:
-        if (sentence := sentence_of(error)) is None:
-            raise
-        if in_gloo():
+        sentence = sentence_of(error)
+        if backend():
             # the models that the error's frames hold are not freed before the process has ended
-            print(sentence, file=sys.stderr)
-            leave_gloo(1)
+            print(sentence or traceback.format_exc(), file=sys.stderr)
+            leave(1)
+        if sentence is None:
+            raise
         sys.exit(sentence)
     finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if backend():
             # gloo's threads must be joined: one that outlives the interpreter aborts the process
             torch.distributed.destroy_process_group()

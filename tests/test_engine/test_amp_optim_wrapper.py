@@ -5,7 +5,8 @@ import copy
 
 import pytest
 import torch
-from mmdet.models import SingleRoIExtractor
+from mmcv.ops import MultiScaleDeformableAttention
+from mmdet.models import FocalLoss, SingleRoIExtractor, VFNetHead
 from mmdet.registry import MODELS, OPTIM_WRAPPERS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
@@ -100,10 +101,37 @@ def test_a_copy_of_a_prepared_model_computes_with_its_own_weights():
     assert twin(torch.ones(1)).item() == 3 and model(torch.ones(1)).item() == 1
 
 
-def test_only_bfloat16_is_cast():
-    tensors = (torch.ones(1, dtype=torch.bfloat16), [torch.ones(1, dtype=torch.int64)], "text")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_alone_is_cast(dtype):
+    tensors = (torch.ones(1, dtype=dtype), [torch.ones(1, dtype=torch.int64)], "text")
     first, (second,), text = amp._to_float32(tensors)
     assert first.dtype == torch.float32 and second.dtype == torch.int64 and text == "text"
+
+
+def test_what_takes_mmcvs_kernels_on_a_gpu_alone_computes_in_float32():
+    model = torch.nn.ModuleDict(dict(loss=FocalLoss(), attention=MultiScaleDeformableAttention(32, 4, 1)))
+    x, points = torch.rand(4, 1, 32, dtype=torch.bfloat16), torch.rand(1, 4, 1, 2)
+    levels = dict(spatial_shapes=torch.tensor([[2, 2]]), level_start_index=torch.tensor([0]))
+    with wrapper(model).optim_context(model):
+        out = model["attention"](query=x, value=x, reference_points=points, **levels)
+        loss = model["loss"](x[:, 0, :5], torch.tensor([0, 1, 5, 4]), weight=torch.ones(4), avg_factor=3.0)
+    assert out.dtype == loss.dtype == torch.float32
+
+
+class Head(VFNetHead):
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+
+    def loss_by_feat(self, scores, boxes):
+        scores[0][0, 0] = boxes[0][0, 0]  # as mmdet's: no autocast turns one into the dtype of the other
+        return scores[0]
+
+
+def test_heads_that_mix_dtypes_learn_in_float16_too():
+    model = torch.nn.Sequential(Head())
+    given = [torch.zeros(2, 2, dtype=torch.float16)], [torch.ones(2, 2)]
+    amp.keep_in_float32(model, amp.MIXED_METHODS)
+    assert model[0].loss_by_feat(*given).dtype == torch.float32
 
 
 def test_state_has_no_loss_scaler():

@@ -104,6 +104,7 @@ def one_process(rank: int, device: str, folder: str) -> None:
     """Half of the batch in each of two processes; what rank 0 ends with is saved."""
     several = device == "cuda" and torch.cuda.device_count() > 1
     if device == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # as in the test's own process
         device = f"cuda:{rank if several else 0}"
         torch.cuda.set_device(device)
     torch.set_num_threads(1)

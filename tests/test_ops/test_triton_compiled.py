@@ -46,7 +46,7 @@ UNUSUAL = [
         dict(scale=4),
         dict(scale=1, shape=[2, 48, 25, 21]),  # strides that are multiples of nothing
     )
-]
+] + [case(shape=[2, 1, 1, 1], k=1)]  # sizes and strides of 1 are constants for Triton's compiler
 
 
 def compiled(tmp_path, target: list, cases: list[dict]) -> list[dict]:

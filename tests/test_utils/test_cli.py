@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the tools end: mistakes in a sentence, anything else with its trace."""
 
+import logging
+import os
 import re
 
 import pytest
+import torch
 from mmdet.registry import MODELS
 
+from mmcarafe.errors import InputError
+from mmcarafe.utils import cli
 from mmcarafe.utils.cli import run
 
 
@@ -24,4 +29,35 @@ def test_any_other_key_error_keeps_its_trace(error):
         raise error
 
     with pytest.raises(KeyError):
+        run(main)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(InputError("no such thing"), "no such thing"), (ValueError("odd"), "Traceback")]
+)
+def test_a_process_that_fails_waits_for_no_other(error, said, monkeypatch, capsys):
+    """With nccl, to free the group would: the others are in a collective call."""
+    running = ["nccl"]
+
+    def end(status):
+        running.clear()
+        raise SystemExit(status)
+
+    def main():
+        raise error
+
+    monkeypatch.setattr(cli, "backend", lambda: running[0] if running else None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: pytest.fail("it waits"))
+    monkeypatch.setattr(logging, "shutdown", lambda: None)
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == 1 and said in capsys.readouterr().err
+
+
+def test_an_operator_without_its_gpu_kernel():
+    def main():
+        raise RuntimeError("nms_impl: implementation for device cuda:0 not found.\n")
+
+    with pytest.raises(SystemExit, match="mmcv was built without CUDA; put CUDA_VISIBLE_DEVICES= in front"):
         run(main)
