@@ -229,6 +229,16 @@ def test_tiles_chosen_by_timing_compute_the_same(monkeypatch):
         triton_backend._tuned.cache_clear()
 
 
+@pytest.mark.needs_cuda
+def test_tiles_timed_on_a_gpu_compute_the_same(monkeypatch):
+    monkeypatch.setenv("MMCARAFE_TRITON_AUTOTUNE", "1")
+    triton_backend._tuned.cache_clear()
+    tensors = SAMPLE.tensors(torch.float32, DEVICE)
+    for actual, expected in zip(run(Sample, *tensors, SAMPLE.args), SAMPLE.expected(), strict=True):
+        assert_close(actual.cpu(), expected)
+    triton_backend._tuned.cache_clear()
+
+
 @every_kind
 def test_the_same_bits_again(kind):
     tensors = kind(*SAMPLE).tensors(torch.float32, DEVICE)
