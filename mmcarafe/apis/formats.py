@@ -11,18 +11,19 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
-from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+from mmdet.evaluation import CocoMetric, LVISMetric
 from mmdet.registry import DATASETS, METRICS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import encode_mask_results
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
+from mmcarafe.apis.fitting import in_image, mean_colour, padded, resized
+from mmcarafe.deploy.detr import Transformer
 from mmcarafe.deploy.exporting import program_of, save
-from mmcarafe.deploy.network import MULTIPLE, predicting
+from mmcarafe.deploy.network import predicting
 from mmcarafe.deploy.ops import exportable
 from mmcarafe.deploy.parts import Part
 from mmcarafe.deploy.runtimes import megabytes, optional, runtime, to_openvino
@@ -44,51 +45,30 @@ class Row(NamedTuple):
 
 def split(cfg: Config, name: str, limit: int | None = None) -> Iterator[dict]:
     """Yield the samples of a split (``train`` or ``val``), prepared as for validation, at most ``limit``."""
-    settings = cfg[f"{name}_dataloader"].dataset.copy()
+    settings = cfg[f"{name}_dataloader"].dataset
+    while inner := settings.get("dataset") or settings.get("datasets"):  # it mixes, repeats or joins others
+        settings = inner[0] if isinstance(inner, list) else inner
+    settings = settings.copy()
     settings.update(pipeline=cfg.val_dataloader.dataset.pipeline, test_mode=True)
     data = DATASETS.build(settings)
     for index in range(min(len(data), limit or len(data))):
         yield data[index]
 
 
-def padded(image: Tensor, mean: Tensor) -> Tensor:
-    """Return a batch of the image, Tensor[1, C, H, W], filled up to multiples of 32 with the mean colour."""
-    down, across = (-size % MULTIPLE for size in image.shape[1:])
-    image = image.float() - mean
-    return F.pad(image, (0, across, 0, down))[None] + mean
-
-
-def mean_colour(part: Part) -> Tensor:
-    """Return the mean of the images that the part takes, Tensor[C, 1, 1], in their order of channels."""
-    mean = part.module.mean[0]
-    return mean.flip(0) if part.module.flip else mean
-
-
-def in_image(outputs: dict[str, Tensor], sample: DetDataSample, mask_thr: float) -> InstanceData:
-    """Turn outputs for one image, by name, into objects of the original, as mmdet does with its own."""
-    found = InstanceData(**{name: t[0][outputs["scores"][0] > 0] for name, t in outputs.items()})
-    (height, width), (down, across) = sample.ori_shape[:2], sample.img_shape[:2]
-    boxes = found.boxes.clamp(min=0).minimum(found.boxes.new_tensor([across, down, across, down]))
-    boxes = boxes / boxes.new_tensor(sample.scale_factor).repeat(2)
-    objects = InstanceData(bboxes=boxes, scores=found.scores, labels=found.labels)
-    if not {"masks", "mask_maps"} & set(outputs):
-        return objects
-    objects.masks = boxes.new_zeros((len(boxes), height, width), dtype=torch.bool)
-    if not len(boxes):
-        return objects
-    if "masks" in outputs:
-        pasted, _ = _do_paste_mask(found.masks[:, None], boxes, height, width, skip_empty=False)
-        objects.masks = pasted >= mask_thr
-    else:
-        whole = [-(-size // MULTIPLE) * MULTIPLE for size in (down, across)]
-        maps = F.interpolate(found.mask_maps[None], whole, mode="bilinear")[..., :down, :across]
-        objects.masks = F.interpolate(maps, (height, width), mode="bilinear")[0] > 0
-    return objects
+def coco_metric(cfg: Config) -> CocoMetric:
+    """Return mmdet's CocoMetric, or a class of it, of the config's evaluators; InputError without one."""
+    evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
+    for settings in evaluators:
+        kind = METRICS.get(settings["type"]) if isinstance(settings["type"], str) else settings["type"]
+        coco = issubclass(kind, CocoMetric) and not issubclass(kind, LVISMetric)
+        if coco and not settings.get("format_only"):
+            return METRICS.build(settings)
+    raise InputError("formats are compared by CocoMetric: set one as the config's val_evaluator")
 
 
 def evaluate(cfg: Config, find: Finder, samples: Iterable[dict]) -> tuple[dict[str, float], float]:
     """Return AP from 0 to 100 by mmdet's CocoMetric, and the median of the milliseconds an image."""
-    metric = METRICS.build(cfg.val_evaluator)
+    metric = coco_metric(cfg)
     metric.dataset_meta = (
         cfg.val_dataloader.dataset.get("metainfo") or DATASETS.build(cfg.val_dataloader.dataset).metainfo
     )
@@ -123,6 +103,7 @@ class Formats:
 
     def __init__(self, cfg: Config, detector: nn.Module, part: Part, folder: Path) -> None:
         self.cfg, self.detector, self.part, self.folder = cfg, detector, part, folder
+        coco_metric(cfg)  # what is wrong with it is said before the export, which takes a while
         self.program = program_of(part, dynamic=True)
         self.mean = mean_colour(part)
         settings = predicting(detector).test_cfg
@@ -131,11 +112,18 @@ class Formats:
 
     def _finder(self, run: Callable[[tuple[Tensor]], list[Tensor]]) -> Finder:
         def find(data: dict) -> InstanceData:
-            tensors = run((padded(data["inputs"], self.mean),))
-            outputs = dict(zip(self.part.outputs, tensors, strict=True))
-            return in_image(outputs, data["data_samples"], self.mask_thr)
+            image, sample = self._batch(data)
+            outputs = dict(zip(self.part.outputs, run((image,)), strict=True))
+            return in_image(outputs, sample, self.mask_thr, type(self.part.module))
 
         return find
+
+    def _batch(self, data: dict) -> tuple[Tensor, DetDataSample]:
+        """Return what the file takes in place of an image; of a transformer the whole input is image."""
+        image, sample = data["inputs"], data["data_samples"]
+        if isinstance(self.part.module, Transformer):
+            return resized(image, sample)
+        return padded(image, self.mean), sample
 
     def _loaded(self, path: Path) -> tuple[Finder, float, float]:
         run, seconds = runtime(path)
@@ -154,7 +142,7 @@ class Formats:
         """Return the exported program under torch.compile, which compiles for the first image."""
         start = time.perf_counter()
         compiled = torch.compile(self.program.module())
-        example = padded(next(split(self.cfg, "val"))["inputs"], self.mean)
+        example, _ = self._batch(next(split(self.cfg, "val")))
         with torch.inference_mode(), exportable():
             compiled(example)
         return self._finder(lambda x: tree_leaves(compiled(*x))), self.weights, time.perf_counter() - start
@@ -172,12 +160,12 @@ class Formats:
     def int8(self, images: int = 64) -> tuple[Finder, float, float]:
         """Return the ONNX file with convolutions in 8 bits, calibrated on images of the training split."""
         quantization = optional("onnxruntime.quantization")
-        mean, samples = self.mean, split(self.cfg, "train", images)
+        batches = (self._batch(data)[0] for data in split(self.cfg, "train", images))
 
         class Reader(quantization.CalibrationDataReader):
             def get_next(self) -> dict | None:
-                data = next(samples, None)
-                return data and {"image": padded(data["inputs"], mean).numpy()}
+                batch = next(batches, None)
+                return None if batch is None else {"image": batch.numpy()}
 
         path = self.folder / "model_int8.onnx"
         quantization.quantize_static(
@@ -218,16 +206,14 @@ def check_installed(names: Iterable[str]) -> None:
             optional(package)
 
 
-def measure(formats: Formats, names: Iterable[str], limit: int | None = None) -> list[Row]:
-    """Evaluate each format on the validation split, or on its first ``limit`` images."""
-    rows = []
+def measure(formats: Formats, names: list[str], limit: int | None = None) -> Iterator[Row]:
+    """Evaluate each format on the validation split, or on its first ``limit`` images, one after the other."""
+    if "int8" in names:
+        next(split(formats.cfg, "train"))  # what is wrong with these images is said now
     for name in names:
         find, size, seconds = getattr(formats, name)()
         ap, milliseconds = evaluate(formats.cfg, find, split(formats.cfg, "val", limit))
-        rows.append(Row(NAMES[name], size, seconds, milliseconds, ap))
-    if not rows:
-        raise InputError("expected one format or more")
-    return rows
+        yield Row(NAMES[name], size, seconds, milliseconds, ap)
 
 
 def table(rows: list[Row]) -> str:

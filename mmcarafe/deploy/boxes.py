@@ -178,7 +178,8 @@ def best_boxes(
     apart = boxes
     if not cfg.nms.get("class_agnostic", False):
         # boxes of different labels are moved apart, as mmcv's batched_nms does
-        apart = boxes + (labels * (boxes.amax((1, 2), keepdim=True)[..., 0] + 1)).unsqueeze(-1)
+        most_right = boxes.where(scores.unsqueeze(-1) > 0, 0.0).amax((1, 2), keepdim=True)[..., 0]
+        apart = boxes + (labels * (most_right + 1)).unsqueeze(-1)
     kept = nms_scores(apart, scores, cfg.nms.iou_threshold, most)
     best, index = top(kept, most)
     found = best > 0

@@ -3,11 +3,16 @@
 
 from mmdet.models import (
     DeformableDETR,
+    DetectionTransformer,
     Mask2Former,
     MaskFormer,
     SingleRoIExtractor,
+    SingleStageDetector,
     SparseRCNN,
+    TwoStageDetector,
+    TwoStagePanopticSegmentor,
 )
+from mmdet.models.detectors.single_stage_instance_seg import SingleStageInstanceSegmentor
 from torch import nn
 
 from mmcarafe.errors import UnsupportedError
@@ -20,8 +25,12 @@ NOT_EXPORTED = {
     DeformableDETR: _LEVELS,
     MaskFormer: "its padding is masked image by image, in a loop that would fix the size of the batch",
     SparseRCNN: "its boxes are refined image by image, in a loop that would fix the size of the batch",
+    TwoStagePanopticSegmentor: "its panoptic map would be left out",
 }
 """Say why detectors of some families are not exported, the special ones first."""
+
+FAMILIES = (SingleStageDetector, SingleStageInstanceSegmentor, TwoStageDetector, DetectionTransformer)
+"""Name the classes whose steps from images to objects are known."""
 
 
 def check_family(detector: nn.Module) -> None:
@@ -29,6 +38,12 @@ def check_family(detector: nn.Module) -> None:
     for family, reason in NOT_EXPORTED.items():
         if isinstance(detector, family):
             raise UnsupportedError(f"{type(detector).__name__} is not exported: {reason}")
+    for name in ("extract_feat", "predict"):
+        own = getattr(type(detector), name, None)
+        if own and own not in [getattr(family, name) for family in FAMILIES]:
+            raise UnsupportedError(
+                f"{type(detector).__name__} is not exported: its {name} is none of mmdet's"
+            )
 
 
 def check_selection(head: nn.Module, base: type, *methods: str) -> None:
@@ -51,10 +66,12 @@ def check_extractor(name: str, extractor: nn.Module) -> None:
 
 def check_settings(head: nn.Module, *needed: str) -> None:
     """Raise UnsupportedError unless the head's settings are among those that are exported."""
-    nms = dict(head.test_cfg.nms)
+    nms = dict(head.test_cfg.get("nms") or dict(type=None))
     unknown = set(nms) - {"type", "iou_threshold", "class_agnostic", "split_thr"}
     if nms.get("type", "nms") != "nms" or unknown:
         raise UnsupportedError(f"test_cfg.nms: expected type='nms' and an iou_threshold, got {nms}")
+    if nms.get("class_agnostic") and "split_thr" in nms:
+        raise UnsupportedError("test_cfg.nms: with split_thr mmcv suppresses class by class; leave it out")
     check_limits(head, *needed)
     check_scores(head)
 

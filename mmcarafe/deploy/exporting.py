@@ -10,13 +10,12 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from mmcarafe.deploy.gathering import without_grid_sample
-from mmcarafe.deploy.network import MULTIPLE
+from mmcarafe.deploy.network import MIN_OPEN, MULTIPLE
 from mmcarafe.deploy.ops import exportable
 from mmcarafe.deploy.parts import Part
 from mmcarafe.deploy.runtimes import optional, to_openvino
 from mmcarafe.errors import InputError
 
-MIN_SIDE = 192  # the coarsest level of what is exported, and of what is compared, must have more than one row
 OPSETS = range(19, 24)  # 19 brought deformable convolutions
 MAX_IN_ONE_FILE = 1.9e9  # bytes of weights; a protocol buffer ends at 2 GiB
 
@@ -43,7 +42,7 @@ def program_of(part: Part, dynamic: bool, gather: bool = False) -> ExportedProgr
             shapes = [{0: batch, 2: times * h, 3: times * w} for times in (1, part.scale)]
             shapes = shapes[: len(part.inputs)]
         else:
-            h, w = (Dim(name, min=MIN_SIDE // MULTIPLE - 1) for name in "hw")
+            h, w = (Dim(name, min=MIN_OPEN // MULTIPLE) for name in "hw")
             shapes = [{0: batch, 2: MULTIPLE // s * h, 3: MULTIPLE // s * w} for s in part.strides]
     if part.takes_levels:
         shapes = shapes and (tuple(shapes),)

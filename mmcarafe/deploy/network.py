@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from mmcarafe.utils.classes import is_a
 
 MULTIPLE = 32  # of what mmdet pads the sides of images to, so that all levels are whole
+MIN_SIDE = 192  # the coarsest level of what is exported, and of what is compared, must have more than one row
+MIN_OPEN = MIN_SIDE - MULTIPLE  # the smallest side that a model of open sizes takes
 
 
 class _ReachedError(Exception):

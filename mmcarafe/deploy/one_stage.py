@@ -47,7 +47,7 @@ class OneStage(Preprocessed):
     outputs = ("boxes", "scores", "labels")
 
     kind: type = BaseDenseHead
-    methods = ("predict_by_feat", "_predict_by_feat_single", "_bbox_post_process")
+    methods = ("predict", "predict_by_feat", "_predict_by_feat_single", "_bbox_post_process")
     """Name the methods that select boxes, which must be those of ``kind``."""
     needed = ("nms_pre", "max_per_img")
     candidates = staticmethod(dense_candidates)
@@ -90,6 +90,7 @@ class RTMDetIns(OneStage):
     outputs = (*OneStage.outputs, "mask_maps")
     kind = RTMDetInsHead
     methods = (
+        "predict",
         "predict_by_feat",
         "_predict_by_feat_single",
         "_bbox_mask_post_process",

@@ -34,7 +34,7 @@ class SOLOv2(Preprocessed):
     def __init__(self, detector: nn.Module) -> None:
         super().__init__(detector)
         head = self.head = detector.mask_head
-        check_selection(head, SOLOV2Head, "predict_by_feat", "_predict_by_feat_single")
+        check_selection(head, SOLOV2Head, "predict", "predict_by_feat", "_predict_by_feat_single")
         if head.dynamic_conv_size != 1:
             raise UnsupportedError(
                 f"SOLOv2 is exported with dynamic_conv_size=1, not {head.dynamic_conv_size}"

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from mmcarafe.deploy.network import MULTIPLE
+from mmcarafe.deploy.network import MIN_OPEN, MULTIPLE
 from mmcarafe.deploy.parts import Part
 from mmcarafe.deploy.runtimes import ENGINES, runtime
 from mmcarafe.errors import InputError
@@ -76,7 +76,7 @@ def read_image(name: str, shape: list[int] | None, channels: int, batch: int) ->
     image = cv2.imread(name, FLAGS.get(channels, cv2.IMREAD_UNCHANGED))
     if image is None:
         raise InputError(f"image {name} does not exist or cannot be read")
-    height, width = shape or (max(MULTIPLE * 2, size // MULTIPLE * MULTIPLE) for size in image.shape[:2])
+    height, width = shape or (max(MIN_OPEN, size // MULTIPLE * MULTIPLE) for size in image.shape[:2])
     image = torch.from_numpy(cv2.resize(image, (width, height)).astype(np.float32))
     image = image.reshape(height, width, -1).permute(2, 0, 1)
     if len(image) != channels:

@@ -215,12 +215,22 @@ def test_the_op_extracts_what_mmdets_extractor_does(start):
     assert extractor.forward.__func__.__module__.startswith("mmdet")
 
 
+AGNOSTIC = dict(type="nms", iou_threshold=0.5, class_agnostic=True, split_thr=100)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "match"),
     [
         ("mask2former_r50_carafe_8xb2-lsj-50e_coco", {}, "Mask2Former is not exported: its attention"),
         ("retinanet_r50_fpn-carafe_1x_coco", dict(nms=dict(type="soft_nms")), "expected type='nms'"),
+        ("retinanet_r50_fpn-carafe_1x_coco", dict(nms=None), "expected type='nms'"),
+        (
+            "retinanet_r50_fpn-carafe_1x_coco",
+            dict(nms=AGNOSTIC),
+            "with split_thr mmcv suppresses class by class",
+        ),
         ("retinanet_r50_fpn-carafe_1x_coco", dict(nms_pre=-1), "test_cfg.nms_pre: expected 1 or more"),
+        ("panoptic-fpn_r50_fpn-carafe_1x_coco", {}, "its panoptic map would be left out"),
         ("solov2_r50_fpn-carafe_1x_coco", dict(kernel="gauss"), "kernel: expected gaussian or linear, got"),
         ("rtmdet-ins_s_carafe_8xb32-300e_coco", dict(mask_thr_binary=-1), "between 0 and 1, got -1"),
     ],
@@ -231,6 +241,22 @@ def test_what_cannot_be_exported_is_named(name, change, match):
     cfg.test_cfg.update(change)
     with pytest.raises(UnsupportedError, match=match):
         whole(MODELS.build(cfg))
+
+
+def refining(detector):
+    """A user's detector that does more than its family does."""
+
+    class Refining(type(detector)):
+        def extract_feat(self, batch_inputs):
+            return super().extract_feat(batch_inputs)
+
+    detector.__class__ = Refining
+    return detector
+
+
+def test_a_detector_of_ones_own_is_not_exported_as_its_family():
+    with pytest.raises(UnsupportedError, match="Refining is not exported: its extract_feat"):
+        whole(refining(lively("fcos_r50-caffe_fpn")))
 
 
 def test_scores_of_every_stage_are_looked_at():

@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import CONFIG, SMALL, call, refused
+from compare_formats import loses
+from mmdet.evaluation import CocoMetric
 from mmengine.config import DictAction
 from mmengine.runner import load_checkpoint
 from pycocotools import mask as coco_mask
 
 from mmcarafe.apis.config import read_config
-from mmcarafe.apis.formats import split
+from mmcarafe.apis.formats import NAMES, Row, coco_metric, split
 from mmcarafe.apis.libraries import build_model
+from mmcarafe.errors import InputError
 
 pytest.importorskip("onnxscript", reason="the ONNX tools, an optional requirement, are not installed")
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
@@ -79,6 +82,51 @@ def test_no_format_loses_ap(trained, tmp_path, monkeypatch):
     for row in others:
         for kind, ap in row["ap"].items():
             assert ap >= pytorch["ap"][kind] - MAX_LOSS, f"{row['format']} has {kind} {ap}"
+
+
+@pytest.mark.parametrize("kind", ["MultiImageMixDataset", "RepeatDataset", "ConcatDataset"])
+def test_images_of_a_data_set_in_another(kind, toy, monkeypatch):
+    monkeypatch.chdir(toy)
+    cfg = read_config(str(CONFIG), {})
+    inner = cfg.train_dataloader.dataset
+    more = dict(MultiImageMixDataset=dict(pipeline=[]), RepeatDataset=dict(times=2)).get(kind, {})
+    inner = dict(datasets=[inner, inner]) if kind == "ConcatDataset" else dict(dataset=inner)
+    cfg.train_dataloader.dataset = dict(type=kind, **inner, **more)
+    build_model(cfg)  # registers mmdet's classes
+    sample = next(split(cfg, "train"))
+    assert sample["inputs"].shape[0] == 3 and sample["data_samples"].scale_factor
+
+
+def test_the_evaluator_is_mmdets_coco_metric():
+    cfg = read_config(str(CONFIG), {})
+    build_model(cfg)
+    coco = dict(cfg.val_evaluator, ann_file=None)
+    cfg.val_evaluator = [dict(type="VOCMetric"), coco]
+    assert isinstance(coco_metric(cfg), CocoMetric)
+    for wrong in (
+        dict(type="VOCMetric"),
+        dict(coco, type="LVISMetric"),
+        dict(coco, format_only=True, outfile_prefix="x"),
+    ):
+        cfg.val_evaluator = wrong
+        with pytest.raises(InputError, match="formats are compared by CocoMetric"):
+            coco_metric(cfg)
+
+
+def test_int8_is_judged_beside_pytorch(capsys):
+    pytorch, int8 = (
+        Row(NAMES[name], 1, 0, 1, dict(bbox_mAP=ap)) for name, ap in (("pytorch", 50), ("int8", 40))
+    )
+    for rows in ([pytorch, int8], [int8, pytorch]):
+        assert [loses(row, rows) for row in (pytorch, int8)] == [False, True]
+    assert "INT8 loses 10.0 AP" in capsys.readouterr().out
+    assert not loses(int8, [int8])
+
+
+def test_a_page_without_markers_is_named_first(tmp_path):
+    (tmp_path / "page.md").write_text("no markers")
+    args = [CONFIG, "gone.pth", "--formats", "pytorch", "--page", tmp_path / "page.md"]
+    refused("compare_formats.py", *args, cwd=tmp_path, match="needs the line '<!-- formats: begin -->'")
 
 
 @pytest.mark.skipif(bool(find_spec("openvino")), reason="OpenVINO is installed")

@@ -26,8 +26,8 @@ from mmengine.runner import load_checkpoint
 from mmcarafe.apis.config import read_config
 from mmcarafe.apis.libraries import build_model
 from mmcarafe.checkpoint.state_dict import check_checkpoint
-from mmcarafe.deploy.exporting import MIN_SIDE, OPSETS, program_of, save
-from mmcarafe.deploy.network import MULTIPLE
+from mmcarafe.deploy.exporting import OPSETS, program_of, save
+from mmcarafe.deploy.network import MIN_SIDE, MULTIPLE
 from mmcarafe.deploy.parts import PARTS, part_of
 from mmcarafe.deploy.runtimes import ENGINES, SUFFIXES, megabytes, optional
 from mmcarafe.deploy.verifying import other_inputs, verify
