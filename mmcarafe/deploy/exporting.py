@@ -2,6 +2,7 @@
 """A part of a detector as a program of ``torch.export``, and as ONNX of standard operators."""
 
 import logging
+import os
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -65,15 +66,25 @@ def program_of(part: Part, dynamic: bool, gather: bool = False) -> ExportedProgr
 
 
 def save(program: ExportedProgram, part: Part, path: Path, opset: int) -> None:
-    """Write the program as ONNX, for OpenVINO where the file is named .xml, or as it is where it is .pt2."""
+    """Write the program as ONNX, for OpenVINO where the file is named .xml, or as it is where it is .pt2.
+
+    Files of the same names are replaced when the new ones are whole.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent) as folder:
+        _write(program, part, Path(folder) / path.name, opset)
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # weights first
+            os.replace(file, path.parent / file.name)
+
+
+def _write(program: ExportedProgram, part: Part, path: Path, opset: int) -> None:
     if path.suffix == ".pt2":
         torch.export.save(program, path)
         return
     if path.suffix == ".xml":
         with TemporaryDirectory() as folder:
             source = Path(folder) / "model.onnx"
-            save(program, part, source, opset)
+            _write(program, part, source, opset)
             to_openvino(source, path)
         return
     for name in ("torch.onnx", "onnxscript"):

@@ -75,9 +75,9 @@ def _program(_: ModuleType, path: Path) -> Callable:
 
 
 def megabytes(path: Path) -> float:
-    """Return the size of an exported file, with that of OpenVINO's weights."""
-    files = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
-    return sum(file.stat().st_size for file in files) / 1e6
+    """Return the size of an exported file, with weights beside it: OpenVINO's, or large ones of ONNX."""
+    weights = path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}.data")
+    return sum(file.stat().st_size for file in (path, weights) if file.exists()) / 1e6
 
 
 def to_openvino(source: Path, path: Path) -> None:
