@@ -13,20 +13,27 @@ from mmcarafe.deploy.parts import part_of
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("start", "size", "original", "factors"),
+    [
+        ("mask-rcnn_r50_fpn", (128, 160), (64, 100), (1.6, 2.0)),
+        ("rtmdet-ins_s", (192, 192), (64, 96), (2.0, 2.0)),  # padded by its pipeline, with img_shape of both
+    ],
+)
 @torch.no_grad()
-def test_objects_are_mmdets_in_an_image_of_another_size():
-    detector, image = lively("mask-rcnn_r50_fpn"), pictures(1, 128, 160)[0]
-    meta = dict(img_shape=(128, 160), ori_shape=(64, 100), scale_factor=(1.6, 2.0), img_id=1)
+def test_objects_are_mmdets_in_an_image_of_another_size(start, size, original, factors):
+    detector, image = lively(start), pictures(1, *size)[0]
+    meta = dict(img_shape=size, ori_shape=original, scale_factor=factors, img_id=1)
     sample = DetDataSample(metainfo=meta)
     expected = detector.test_step(dict(inputs=[image], data_samples=[sample.clone()]))[0].pred_instances
     part = part_of(detector, "detector", [192, 192])
     outputs = dict(zip(part.outputs, part.module.eval()(image[None]), strict=True))
-    found = in_image(outputs, sample, detector.test_cfg.rcnn.mask_thr_binary)
+    found = in_image(outputs, sample, 0.5, type(part.module))
     assert len(found) == len(expected) > 20
     assert_close(found.bboxes, expected.bboxes)
     assert_close(found.scores, expected.scores)
     assert found.labels.equal(expected.labels)
-    assert found.masks.shape == expected.masks.shape == (len(found), 64, 100)
+    assert found.masks.shape == expected.masks.shape == (len(found), *original)
     assert (found.masks != expected.masks).float().mean() < 1e-4 < expected.masks.float().mean()
 
 
@@ -42,24 +49,6 @@ def test_maps_of_the_padded_input_become_masks_of_the_original():
     assert found.masks[..., :44].all() and not found.masks[..., 44:].any()
     outputs["scores"] = torch.zeros(1, 2)
     assert in_image(outputs, DetDataSample(metainfo=meta), 0.5).masks.shape == (0, 78, 88)
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_masks_where_the_pipeline_pads():
-    """As RTMDet-Ins does, whose img_shape then has the padding in it."""
-    detector, image = lively("rtmdet-ins_s"), pictures(1, 192, 192)[0]
-    meta = dict(img_shape=(192, 192), ori_shape=(64, 96), scale_factor=(2.0, 2.0), img_id=1)
-    sample = DetDataSample(metainfo=meta)
-    batch = dict(inputs=[image], data_samples=[sample.clone()])
-    expected = detector.test_step(batch)[0].pred_instances
-    part = part_of(detector, "detector", [192, 192])
-    outputs = dict(zip(part.outputs, part.module.eval()(image[None]), strict=True))
-    found = in_image(outputs, sample, 0.5, type(part.module))
-    assert len(found) == len(expected) > 20
-    assert_close(found.bboxes, expected.bboxes)
-    assert found.masks.shape == expected.masks.shape == (len(found), 64, 96)
-    assert (found.masks != expected.masks).float().mean() < 1e-4 < expected.masks.float().mean()
 
 
 def test_boxes_are_clipped_where_mmdet_clips_them():
