@@ -35,6 +35,10 @@ class CondInstMaskFeatModule(InitUpsamplers, condinst_head.MaskFeatModule):
 
     def __init__(self, *args, upsample_cfg: dict, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        if len(self.convs_all_levels) < 2:
+            raise UpsampleConfigError(
+                f"mask_feature_head: upsample_cfg {upsample_cfg} has no effect on one level"
+            )
         for i, level in enumerate(self.convs_all_levels):
             if i > 0:
                 step = Step(i - 1, self.feat_channels, 2**i)

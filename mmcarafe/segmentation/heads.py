@@ -88,8 +88,9 @@ class PSPHead(SelectInFeatures, decode_heads.PSPHead):
     replaces = POOLING
 
     def upsample_steps(self) -> list[Step | None]:
-        """State one step for each grid of cells."""
-        return [Step(i, self.channels, 2, rest=True) for i in range(len(self.psp_modules))]
+        """State one step for each grid of cells; inputs that are joined are resized before them."""
+        joined = [None] * (len(self.in_index) if self.input_transform == "resize_concat" else 0)
+        return joined + [Step(i, self.channels, 2, rest=True) for i in range(len(self.psp_modules))]
 
 
 @MODELS.register_module(force=True)

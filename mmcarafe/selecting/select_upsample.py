@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from typing import NamedTuple
 
-from mmengine.model import BaseModule, ModuleList, PretrainedInit
+from mmengine.model import ModuleList, PretrainedInit
 from mmengine.registry import MODELS, WEIGHT_INITIALIZERS, Registry
 from torch import Tensor, nn
 
@@ -38,13 +38,14 @@ def is_pretrained(init_cfg: dict | list | None) -> bool:
     )
 
 
-def init_weights(component: BaseModule, as_host: Callable[[], None], layers: Iterable[nn.Module]) -> None:
+def init_weights(component: nn.Module, as_host: Callable[[], None], layers: Iterable[nn.Module]) -> None:
     """Initialise a component as its host does, and the layers put into it as they say themselves.
 
     After the host, which initialises every convolution; where it loads pretrained weights, before, as these
     may hold the layers'. The second time nothing happens, as in mmengine.
     """
-    fresh, loads = not component.is_init, is_pretrained(component.init_cfg)
+    fresh = not getattr(component, "is_init", False)
+    loads = is_pretrained(getattr(component, "init_cfg", None))
     own = [layer.init_weights for layer in layers if hasattr(layer, "init_weights")]
     for step in (*own, as_host) if loads else (as_host, *own):
         if fresh or step is as_host:
@@ -134,7 +135,8 @@ class InitUpsamplers:
 
     def init_weights(self) -> None:
         """Initialise as the host does, and the upsamplers as they say themselves."""
-        init_weights(self, super().init_weights, self.upsample_modules)
+        as_host = getattr(super(), "init_weights", lambda: None)  # of a module that is not mmengine's
+        init_weights(self, as_host, self.upsample_modules)
 
 
 class SelectUpsample(InitUpsamplers):
@@ -165,6 +167,10 @@ class SelectUpsample(InitUpsamplers):
             i: step.build(cfg, component, registry) for i, step in steps.items()
         }  # in the order of forward
         self.upsample_modules = ModuleList(built[i] for i in range(len(built)))
+        if cfg and not built:
+            raise UpsampleConfigError(
+                f"{component}: upsample_cfg {cfg} has no effect, as with these arguments it does not upsample"
+            )
         self._guides = {}
         if any(map(is_guided, self.upsample_modules)):
             self._guides = {s.guide: KeepOutput() for s in self._steps if s and isinstance(s.guide, str)}

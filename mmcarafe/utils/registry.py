@@ -88,12 +88,13 @@ def _check_takes(kind: object) -> None:
         return
     if part := getattr(kind, "upsampling_part", ""):
         raise UpsampleConfigError(f"{kind.__name__}: put upsample_cfg into its {part}, which upsamples")
-    a_users = takes(kind, "upsample_cfg") or any(map(successor, kind.__mro__))
-    if hasattr(kind, "replaces") or (a_users and not kind.__module__.startswith("mmdet.")):
+    a_users = not kind.__module__.startswith(("mmdet.", "mmcarafe."))
+    derived = takes(kind, "upsample_cfg") or any(map(successor, kind.__mro__))
+    if hasattr(kind, "replaces") or (a_users and derived):
         return
     if those := upsampling_components():
         reason = "it does not upsample, or not by a step that can be replaced"
-        if not kind.__module__.startswith("mmdet."):
+        if a_users:
             reason = (
                 "derive it from a class of mmcarafe.models, or let its constructor take an upsample_cfg, for "
                 "build_upsample of mmcarafe.layers"

@@ -2,6 +2,7 @@
 """What upsample_cfg may say in every neck and head, and which classes understand it."""
 
 import pytest
+import torch
 import torch.nn.functional as F
 from components import COMPONENTS, build, call, every_component, inputs, run, upsamplers
 from mmdet.models import backbones
@@ -11,6 +12,7 @@ from torch import nn
 
 from mmcarafe import models
 from mmcarafe.layers import CARAFE, UpsampleConfigError
+from mmcarafe.selecting.select_upsample import SelectUpsample, Step
 
 
 @every_component
@@ -72,6 +74,40 @@ def test_fpg_without_a_transition_that_enlarges_refuses_an_upsampler():
     options = {**COMPONENTS["FPG"].options, "across_down_trans": None}
     with pytest.raises(UpsampleConfigError, match="interpolation_conv"):
         models.FPG(**options, upsample_cfg=dict(type="CARAFE"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (
+            "FPN",
+            dict(in_channels=[4, 8], out_channels=4, start_level=1, num_outs=2, add_extra_convs="on_input"),
+        ),
+        ("FusedSemanticHead", dict(COMPONENTS["FusedSemanticHead"].options, num_ins=2, fusion_level=1)),
+        ("PanopticFPNHead", dict(COMPONENTS["PanopticFPNHead"].options, start_level=0, end_level=1)),
+    ],
+)
+def test_a_selection_without_a_step_is_named(name, options):
+    with pytest.raises(UpsampleConfigError, match=f"{name}: upsample_cfg .* has no effect"):
+        getattr(models, name)(**options, upsample_cfg=dict(type="CARAFE"))
+    assert not getattr(models, name)(**options).upsample_modules
+
+
+def test_the_mixin_in_front_of_a_module_of_torch():
+    class Theirs(nn.Module):
+        def forward(self, x):
+            return F.interpolate(x, scale_factor=2)
+
+    class Ours(SelectUpsample, Theirs):
+        def upsample_steps(self):
+            return [Step(0, 4, 2)]
+
+    neck = Ours(upsample_cfg=dict(type="CARAFE"))
+    nn.init.ones_(neck.upsample_modules[0].content_encoder.weight)
+    neck.init_weights()
+    assert neck.upsample_modules[0].content_encoder.weight.std() < 0.01
+    assert neck(torch.rand(1, 4, 8, 8)).shape == (1, 4, 16, 16)
+    Ours().init_weights()
 
 
 @every_component

@@ -72,7 +72,6 @@ def test_module_i_upsamples_level_i_plus_1_to_level_i(sizes):
         (dict(num_outs=5, add_extra_convs="on_output"), 2),
         (dict(start_level=1, num_outs=2), 1),
         (dict(end_level=1, num_outs=2), 1),
-        (dict(start_level=2, num_outs=2), 0),
     ],
     ids=str,
 )

@@ -185,6 +185,13 @@ def test_fpnhead_follows_the_layers_that_mmseg_makes():
     assert head(levels).shape == (1, 3, 24, 24)
 
 
+def test_inputs_that_a_pooling_pyramid_joins_are_interpolated():
+    options = HEAD | dict(input_transform="resize_concat")
+    head = segmentation.PSPHead(**options, upsample_cfg=dict(type="CARAFE"))
+    levels = tuple(torch.randn(1, c, side, side) for c, side in LEVELS)
+    assert head(levels).shape == (1, 3, 32, 32) and len(head.upsample_modules) == 4
+
+
 def test_mistakes_are_named():
     with pytest.raises(UpsampleConfigError, match="has no effect, since all levels have one stride"):
         build("FPNHead", upsample_cfg=dict(type="CARAFE"), feature_strides=[4, 4, 4, 4])
