@@ -31,6 +31,8 @@ def whole(detector: nn.Module) -> Preprocessed:
         raise UnsupportedError(
             f"of detectors without a bbox_head SOLOv2 alone is exported, not {type(detector).__name__}"
         )
+    kind = next((m for m in one_stage.KINDS if isinstance(head, m.kind)), one_stage.OneStage)
+    module = kind(detector)  # which refuses a head that selects boxes in a way of its own
     if getattr(detector, "mask_head", None) is not None:
         raise UnsupportedError(f"{type(detector.mask_head).__name__} beside a bbox_head is not exported")
-    return next((m for m in one_stage.KINDS if isinstance(head, m.kind)), one_stage.OneStage)(detector)
+    return module

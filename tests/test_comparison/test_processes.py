@@ -20,8 +20,9 @@ from mmcarafe.errors import InputError
 SLEEPER = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
 # a command with a run that tells its process id, and that of its child
 COMMAND = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored in the background of a shell
 from mmcarafe.comparison.arms import Arm
 from mmcarafe.comparison.processes import run_all
 from mmcarafe.comparison.runs import Run
