@@ -209,7 +209,7 @@ def check_installed(names: Iterable[str]) -> None:
 def measure(formats: Formats, names: list[str], limit: int | None = None) -> Iterator[Row]:
     """Evaluate each format on the validation split, or on its first ``limit`` images, one after the other."""
     if "int8" in names:
-        next(split(formats.cfg, "train"))  # what is wrong with these images is said now
+        next(split(formats.cfg, "train"), None)  # what is wrong with these images is said now
     for name in names:
         find, size, seconds = getattr(formats, name)()
         ap, milliseconds = evaluate(formats.cfg, find, split(formats.cfg, "val", limit))

@@ -12,6 +12,7 @@ from torch import nn
 
 from mmcarafe import models
 from mmcarafe.layers import CARAFE, UpsampleConfigError
+from mmcarafe.models.dense_heads import CondInstMaskFeatModule
 from mmcarafe.selecting.select_upsample import SelectUpsample, Step
 
 
@@ -93,6 +94,16 @@ def test_a_selection_without_a_step_is_named(name, options):
     assert not getattr(models, name)(**options).upsample_modules
 
 
+def test_mask_features_of_one_level_are_named():
+    options = dict(in_channels=4, feat_channels=4, out_channels=4, mask_stride=8, num_stacked_convs=1)
+    one = dict(start_level=0, end_level=0, upsample_cfg=dict(type="CARAFE"))
+    with pytest.raises(
+        UpsampleConfigError, match=r"mask_feature_head: upsample_cfg .* no effect on one level"
+    ):
+        CondInstMaskFeatModule(**options, **one)
+    assert len(CondInstMaskFeatModule(**options, **dict(one, end_level=2)).upsample_modules) == 2
+
+
 def test_the_mixin_in_front_of_a_module_of_torch():
     class Theirs(nn.Module):
         def forward(self, x):
@@ -103,7 +114,7 @@ def test_the_mixin_in_front_of_a_module_of_torch():
             return [Step(0, 4, 2)]
 
     neck = Ours(upsample_cfg=dict(type="CARAFE"))
-    nn.init.ones_(neck.upsample_modules[0].content_encoder.weight)
+    nn.init.normal_(neck.upsample_modules[0].content_encoder.weight)  # as a parent's initialisation might
     neck.init_weights()
     assert neck.upsample_modules[0].content_encoder.weight.std() < 0.01
     assert neck(torch.rand(1, 4, 8, 8)).shape == (1, 4, 16, 16)

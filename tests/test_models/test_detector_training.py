@@ -26,7 +26,7 @@ def optim_wrapper(model: torch.nn.Module, device: str, dtype: str):
         return OptimWrapper(optimizer)
     if (device, dtype) == ("cpu", "float16"):
         pytest.skip("mixed precision on a CPU is bfloat16")
-    # mmengine's first scale is one of which the first steps are left out
+    # with mmengine's first scale, 65536, losses may overflow, and their steps are left out
     return AmpOptimWrapper(dtype=dtype, optimizer=optimizer, loss_scale=512.0)
 
 
