@@ -6,19 +6,20 @@ from mmengine.config import Config
 from mmengine.dist import all_gather_object
 
 from mmcarafe.apis.libraries import scope_of
-from mmcarafe.checkpoint.resuming import check_fit, checkpoint_to_resume
+from mmcarafe.checkpoint.resuming import check_fit, checkpoint_to_resume, read_training_state
 from mmcarafe.checkpoint.state_dict import check_finite, load_start, read_state_dict
 from mmcarafe.engine.runner import Runner, build_runner
 from mmcarafe.errors import InputError
 
 
-def prepare_training(cfg: Config) -> mmengine_runner.Runner:
+def prepare_training(cfg: Config, resume: str | None = None) -> mmengine_runner.Runner:
     """Build the runner of a config, ready to train.
 
     Args:
-        cfg (Config): with ``resume``, training goes on from ``load_from``, or where there is none from the
-            newest whole checkpoint of the work directory, if any; without, it starts from the weights in
-            ``load_from``, if any.
+        cfg (Config): training starts from the weights in its ``load_from``, if any. ``resume=True`` in it is
+            ``resume`` here, of ``load_from`` or, where there is none, ``"auto"``.
+        resume (str, optional): a checkpoint to go on from; ``"auto"`` is the newest whole one of the work
+            directory, and where there is none training starts as without it. Default: None.
 
     Returns:
         Runner: the class that the config names, else :class:`mmcarafe.engine.runner.Runner`.
@@ -27,11 +28,18 @@ def prepare_training(cfg: Config) -> mmengine_runner.Runner:
         InputError: the checkpoint is none, does not fit the run, or is not the same in all processes.
     """
     checkpoint, notes = None, []
-    if cfg.get("resume"):
-        cfg.load_from, checkpoint, notes = checkpoint_to_resume(cfg)
-        cfg.resume = cfg.load_from is not None
-        if not cfg.resume:
-            notes = [f"{cfg.work_dir} holds no checkpoint to resume from: training starts at the beginning"]
+    if cfg.get("resume") and not resume:
+        resume = cfg.get("load_from") or "auto"
+    if resume == "auto":
+        resume, checkpoint, notes = checkpoint_to_resume(cfg)
+        if resume is None:
+            start = f", from the weights in {cfg.load_from}" if cfg.get("load_from") else ""
+            notes = [
+                f"{cfg.work_dir} holds no checkpoint to resume from: training starts at the beginning{start}"
+            ]
+    elif resume:
+        checkpoint = read_training_state(resume)
+    cfg.resume, cfg.load_from = resume is not None, resume or cfg.get("load_from")
     runner = build_runner(cfg)
     checkpoints = set(all_gather_object(cfg.load_from))
     if len(checkpoints) > 1:

@@ -34,3 +34,12 @@ def check_random_state(stored: dict) -> None:
     for size in stored["input_sizes"]:
         if size is not None and not all(type(length) is int and length > 0 for length in size):
             raise ValueError(f"expected a height and a width, got {size!r:.40}")
+    batches = stored.get("batches", [0, 1])  # absent in files of older versions
+    if len(batches) != 2 or any(type(count) is not int for count in batches):
+        raise ValueError(f"expected two numbers of batches, got {batches!r:.40}")
+
+
+def is_epoch_complete(stored: dict) -> bool:
+    """Tell whether all batches of an epoch were learnt when :class:`CheckpointHook` stored this."""
+    done, every = stored.get("batches", (0, 1))
+    return done == every

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choose the checkpoint that a training goes on from, and see that all of it can be gone on from."""
 
+import os
 import re
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mmcarafe.checkpoint.random_state import check_random_state
+from mmcarafe.checkpoint.random_state import check_random_state, is_epoch_complete
 from mmcarafe.checkpoint.schedule import LOADING_ERRORS, check_schedule
 from mmcarafe.checkpoint.state_dict import check_state, is_state_dict, read_state_dict
 from mmcarafe.errors import InputError
@@ -16,22 +18,33 @@ from mmcarafe.errors import InputError
 
 def checkpoint_folder(cfg: Config) -> Path:
     """Return where mmengine's hook writes: the work directory, or a folder of its name in ``out_dir``."""
-    out_dir = (cfg.get("default_hooks") or {}).get("checkpoint", {}).get("out_dir")
-    return Path(out_dir) / Path(cfg.work_dir).name if out_dir else Path(cfg.work_dir)
+    work_dir, out_dir = os.path.abspath(cfg.work_dir), _hook_settings(cfg).get("out_dir")
+    if out_dir in (None, "", work_dir):  # mmengine compares them as they are written
+        return Path(cfg.work_dir)
+    return Path(out_dir) / Path(work_dir).name
 
 
-def written_checkpoints(work_dir: Path, folder: Path) -> list[Path]:
-    """List the checkpoints of a work directory's last run, newest first; ``folder`` is where it wrote them.
+def _hook_settings(cfg: Config) -> dict:
+    """Return the arguments of the CheckpointHook, which a config can leave out or set to None."""
+    return (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+
+
+def written_checkpoints(cfg: Config) -> list[Path]:
+    """List the checkpoints of a work directory's last run, newest first.
 
     mmengine writes the name of the newest one to ``last_checkpoint``. Files with higher numbers were left by
-    an earlier run, unless they are younger than that note: then the run was killed before it could write it.
+    an earlier run, unless one is younger than that note: then the run was killed before it could write it.
     A note that is empty or cut tells nothing, and the youngest file is taken as the newest.
     """
-    note = work_dir / "last_checkpoint"
+    note, folder = Path(cfg.work_dir, "last_checkpoint"), checkpoint_folder(cfg)
+    names = r"(.*_)(\d+)\.pth"
+    if template := _hook_settings(cfg).get("filename_tmpl"):  # "epoch{:03d}.pth"
+        names += "|" + re.sub(r"^(.*?)\\\{.*?\\\}", r"(\1)(\\d+)", re.escape(template))
     steps = {}
     for path in folder.glob("*.pth"):
-        if found := re.fullmatch(r"(?!best_)(.*_)(\d+)\.pth", path.name):
-            steps[path] = found[1], int(found[2])
+        if found := re.fullmatch(f"(?!best_)(?:{names})", path.name):
+            kind, step = (part for part in found.groups() if part is not None)
+            steps[path] = kind, int(step)
     if not note.is_file():
         return sorted(steps, key=lambda path: steps[path][1], reverse=True)
     # only its name: the folder may have been moved, or be a copy of one that still exists
@@ -39,11 +52,14 @@ def written_checkpoints(work_dir: Path, folder: Path) -> list[Path]:
     if newest not in steps:
         return sorted(steps, key=lambda path: path.lstat().st_mtime_ns, reverse=True)
     (kind, last), written = steps[newest], note.stat().st_mtime_ns
-    last_run = [
+    last_run = [path for path, step in steps.items() if step[0] == kind and step[1] <= last]
+    younger = [
         path
         for path, step in steps.items()
-        if step[0] == kind and (step[1] <= last or path.lstat().st_mtime_ns > written)
+        if step[0] == kind and step[1] > last and path.lstat().st_mtime_ns > written
     ]
+    if len(younger) == 1:  # a run writes a note for each: several are of a copy that did not keep times
+        last_run += younger
     return sorted(last_run, key=lambda path: steps[path][1], reverse=True)
 
 
@@ -76,19 +92,17 @@ def read_training_state(path: str) -> dict:
 
 
 def checkpoint_to_resume(cfg: Config) -> tuple[str | None, dict | None, list[str]]:
-    """Read the checkpoint given, or the newest one that is whole.
+    """Read the newest checkpoint of a work directory that is whole.
 
     Returns:
         Its path, what it holds, and what is wrong with each newer one; None, None and nothing where the work
         directory has none.
 
     Raises:
-        InputError: the checkpoint given, or each in the work directory, cannot be resumed from.
+        InputError: none of those in the work directory can be resumed from.
     """
-    if cfg.get("load_from"):
-        return cfg.load_from, read_training_state(cfg.load_from), []
     refused = []
-    for path in map(str, written_checkpoints(Path(cfg.work_dir), checkpoint_folder(cfg))):
+    for path in map(str, written_checkpoints(cfg)):
         try:
             return path, read_training_state(path), refused
         except InputError as error:
@@ -101,6 +115,14 @@ def checkpoint_to_resume(cfg: Config) -> tuple[str | None, dict | None, list[str
     return None, None, []
 
 
+def epochs_done(meta: dict) -> int:
+    """Return how many epochs were complete when a checkpoint was written.
+
+    One that is written by iterations at the end of an epoch is written before mmengine counts that epoch.
+    """
+    return meta["epoch"] + is_epoch_complete(meta.get("mmcarafe") or {})
+
+
 def check_fit(runner: Runner, path: str, checkpoint: dict) -> None:
     """Raise InputError unless a checkpoint's state is of the run's model, optimizer and schedule."""
     check_state(runner.model, path, checkpoint["state_dict"])
@@ -111,11 +133,17 @@ def check_fit(runner: Runner, path: str, checkpoint: dict) -> None:
         # the averaged model is the module of a wrapper that counts its steps
         model = {k.removeprefix("module."): v for k, v in averaged.items() if k.startswith("module.")}
         check_state(runner.model, path, model)
+        if not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            raise InputError(
+                f"checkpoint {path} holds an average of the model (EMA), and the config has no EMAHook: "
+                "training would go on from the average; keep the hook in custom_hooks, or start a new "
+                f"training from it with --cfg-options load_from={path} without --resume"
+            )
     wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     if not isinstance(wrapper, OptimWrapperDict):  # of several models, which mmengine loads one by one
         check_schedule(runner, path, checkpoint, wrapper)
     epochs = isinstance(runner.train_loop, EpochBasedTrainLoop)
     name, planned = ("max_epochs", runner.max_epochs) if epochs else ("max_iters", runner.max_iters)
-    done = checkpoint["meta"]["epoch" if epochs else "iter"]
+    done = epochs_done(checkpoint["meta"]) if epochs else checkpoint["meta"]["iter"]
     if done >= planned:
         runner.logger.warning(f"nothing is left to train: {path} was written at {done}, {name} is {planned}")

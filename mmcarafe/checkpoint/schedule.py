@@ -33,7 +33,7 @@ def check_schedule(runner: Runner, path: str, checkpoint: dict, wrapper: OptimWr
     mmengine restores settings together with the state, and does not look at the config's again.
     """
     configured, saved = runner.param_schedulers, checkpoint.get("param_schedulers")
-    count = len(configured) if isinstance(configured, list) else int(configured is not None)
+    count = len(configured) if isinstance(configured, (list, tuple)) else int(configured is not None)
     saved = saved if isinstance(saved, list) else []
     usable = sum(isinstance(part, dict) and type(part.get("last_step")) is int for part in saved)
     if usable != count or len(saved) != count:

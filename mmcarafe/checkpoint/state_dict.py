@@ -9,14 +9,13 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn, strided
 
+from mmcarafe.checkpoint.fetching import fetch_checkpoint
 from mmcarafe.checkpoint.reading import DAMAGE_ADVICE, read_checkpoint
-from mmcarafe.checkpoint.rebuilding import rebuild
 from mmcarafe.errors import CheckpointError, InputError
 
 _ALREADY_READ: dict[str, object] = {}
@@ -65,16 +64,6 @@ def read_local(path: str) -> object:
             f"{DAMAGE_ADVICE}"
         )
     return content
-
-
-def fetch_checkpoint(url: str) -> object:
-    """Return what a URL or a scheme of mmengine's names, as data only; InputError where it cannot be had."""
-    try:
-        return rebuild(_load_checkpoint(url, map_location="cpu"))
-    except (CheckpointError, UnpicklingError) as error:
-        raise InputError(f"checkpoint {url} cannot be read as weights: {error}") from error
-    except (OSError, KeyError, ImportError, ValueError) as error:  # each of mmengine's loaders has its own
-        raise InputError(f"checkpoint {url} cannot be fetched ({type(error).__name__}: {error})") from error
 
 
 def read_state_dict(path: str) -> tuple[dict, dict[str, Tensor]]:
@@ -150,7 +139,9 @@ def check_state(model: nn.Module, path: str, theirs: dict[str, Tensor]) -> None:
     model, theirs = unwrap(model), without_wrapper(theirs)
     missing, unknown, misfits = load_state(model, theirs)
     ours, parts = model.state_dict(), dict(model.named_children())
-    unknown = [key for key in unknown if key.split(".")[0] in parts]
+    # a buffer of the model that its state leaves out has its value from the config; older files hold some
+    buffers = {name for name, _ in model.named_buffers()}
+    unknown = [key for key in unknown if key not in buffers and key.split(".")[0] in parts]
     kinds = [key for key in ours if key in theirs and _kind(ours[key]) != _kind(theirs[key])]
     problems = [
         f"{len(found)} {what} (first: {found[0]!r})"

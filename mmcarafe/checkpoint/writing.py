@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that are whole or absent, whatever happens while they are written."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -36,11 +37,7 @@ class WholeFileBackend(LocalBackend):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # the new name is on the disk as well
-            finally:
-                os.close(folder)
+            _flush_folder(path.parent)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
             need, free = len(obj) / 2**20, shutil.disk_usage(path.parent).free / 2**20
@@ -49,3 +46,15 @@ class WholeFileBackend(LocalBackend):
                 f"{path} could not be written ({error.strerror}): it needs {need:.1f} MiB and {free:.1f} MiB "
                 "are free; earlier checkpoints are whole, make room and go on with --resume",
             ) from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where its file system can: network and shared ones may not."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(number)

@@ -49,7 +49,7 @@ def predict(folder: Path, options: dict | None = None) -> list[Seen]:
         )
     cfg = read_config(str(config), options)
     cfg.work_dir = str(folder)  # it may have been moved since
-    checkpoints = written_checkpoints(folder, checkpoint_folder(cfg))
+    checkpoints = written_checkpoints(cfg)
     if not checkpoints:
         raise InputError(
             f"{checkpoint_folder(cfg)} holds no checkpoint: pictures need the last one of each run"

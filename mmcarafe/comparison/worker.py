@@ -19,7 +19,7 @@ from mmcarafe.analysis.flops import count, parameters_of, total
 from mmcarafe.apis.config import read_config
 from mmcarafe.apis.libraries import build_model, library_of, scope_of
 from mmcarafe.apis.training import prepare_training
-from mmcarafe.checkpoint.resuming import checkpoint_folder, written_checkpoints
+from mmcarafe.checkpoint.resuming import written_checkpoints
 from mmcarafe.comparison.processes import end_with_the_command
 from mmcarafe.comparison.runs import write_whole
 from mmcarafe.comparison.same_start_hook import CURVE
@@ -31,9 +31,7 @@ from mmcarafe.utils.cli import run
 def train(cfg: Config) -> Runner:
     """Train from the newest checkpoint of the work directory, or from the beginning; return the runner."""
     library_of(cfg)  # registers everything
-    if written_checkpoints(Path(cfg.work_dir), checkpoint_folder(cfg)):
-        cfg.resume, cfg.load_from = True, None
-    runner = prepare_training(cfg)
+    runner = prepare_training(cfg, "auto" if written_checkpoints(cfg) else None)
     set_random_seed(runner.seed)  # building the model has drawn random numbers: data sets may, too
     runner.train()
     return runner

@@ -53,10 +53,11 @@ def build_runner(cfg: Config) -> runner.Runner:
         # mmengine would select a CUDA device for each process
         seconds = cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout", GLOO_TIMEOUT)
         torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=seconds))
+        given = cfg.get("model_wrapper_cfg") or {}
         cfg.model_wrapper_cfg = dict(
             type="MMDistributedDataParallel",
-            device_ids=None,
             broadcast_buffers=False,
             find_unused_parameters=cfg.get("find_unused_parameters", False),
         )
+        cfg.model_wrapper_cfg.update(given, device_ids=None)
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)

@@ -17,6 +17,7 @@ from mmcarafe.checkpoint.resuming import (
     check_fit,
     checkpoint_folder,
     checkpoint_to_resume,
+    epochs_done,
     read_training_state,
     written_checkpoints,
 )
@@ -50,42 +51,68 @@ def test_without_a_whole_checkpoint_it_says_so(tmp_path):
 
 
 def test_order_of_checkpoints(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path)))
+
     def made(*files):
         for age, name in enumerate(files):
             (tmp_path / name).write_text(str(tmp_path / "epoch_3.pth"))
             os.utime(tmp_path / name, (age, age))
-        return [path.name for path in written_checkpoints(tmp_path, tmp_path)]
+        return [path.name for path in written_checkpoints(cfg)]
 
     assert made() == []
     assert made("epoch_2.pth", "epoch_10.pth", "best_mAP_epoch_11.pth", "other.pth") == [
         "epoch_10.pth", "epoch_2.pth"
     ]  # fmt: skip
     # 10 was left by an earlier run in the same folder; 4 is younger than the note
-    young = ("last_checkpoint", "epoch_4.pth")
-    assert made("epoch_10.pth", "epoch_2.pth", "epoch_3.pth", "iter_5.pth", *young) == [
-        "epoch_4.pth", "epoch_3.pth", "epoch_2.pth"
-    ]  # fmt: skip
+    files = ("epoch_10.pth", "epoch_2.pth", "epoch_3.pth", "iter_5.pth", "last_checkpoint", "epoch_4.pth")
+    assert made(*files) == ["epoch_4.pth", "epoch_3.pth", "epoch_2.pth"]
+    # in a copy that did not keep times, all that an earlier run left may be younger than the note
+    assert made("last_checkpoint", "epoch_4.pth", "epoch_10.pth") == ["epoch_3.pth", "epoch_2.pth"]
+    made(*files)
     elsewhere = tmp_path / "elsewhere"  # the folder was copied from there, and training went on
     elsewhere.mkdir()
     (elsewhere / "epoch_3.pth").touch()
     for path in ("/moved/epoch_3.pth", elsewhere / "epoch_3.pth"):
         (tmp_path / "last_checkpoint").write_text(str(path))
-        assert written_checkpoints(tmp_path, tmp_path)[0] == tmp_path / "epoch_3.pth"
+        assert tmp_path / "epoch_3.pth" in written_checkpoints(cfg)[:2]  # behind 4, which is younger
     # killed while the note was written, or it is none: the youngest file
     for note in (b"", b"/moved/epo", b"\xff" * 5000):
         (tmp_path / "last_checkpoint").write_bytes(note)
-        assert [path.name for path in written_checkpoints(tmp_path, tmp_path)][:2] == [
-            "epoch_4.pth",
-            "iter_5.pth",
-        ]
+        assert [path.name for path in written_checkpoints(cfg)][:2] == ["epoch_4.pth", "iter_5.pth"]
     (tmp_path / "epoch_99.pth").symlink_to("nowhere")  # is then refused by name
-    assert written_checkpoints(tmp_path, tmp_path)[0].name == "epoch_99.pth"
+    assert written_checkpoints(cfg)[0].name == "epoch_99.pth"
 
 
-def test_checkpoints_are_looked_for_where_the_hook_writes_them():
-    assert checkpoint_folder(Config(dict(work_dir="work/run"))) == Path("work/run")
-    hook = dict(checkpoint=dict(type="CheckpointHook", out_dir="/big"))
-    assert checkpoint_folder(Config(dict(work_dir="work/run", default_hooks=hook))) == Path("/big/run")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(out_dir="{}/big"),
+        dict(out_dir="{}/run"),
+        dict(filename_tmpl="epoch{{:03d}}.pth"),
+        dict(filename_tmpl="3.{{}}_last.pth"),
+    ],
+    ids=["default", "out_dir", "same", "digits", "dots"],
+)
+@pytest.mark.parametrize("work_dir", ["run", "."])
+def test_checkpoints_are_found_where_and_as_the_hook_writes_them(options, work_dir, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path if work_dir == "run" else tmp_path / "run")
+    hook = dict(
+        type="CheckpointHook", interval=1, **{name: value.format(tmp_path) for name, value in options.items()}
+    )
+    cfg = Config(dict(work_dir=work_dir, default_hooks=dict(checkpoint=hook)))
+    tiny_runner(Path(work_dir), default_hooks=cfg.default_hooks).train()
+    written = [path.resolve() for path in written_checkpoints(cfg)]
+    assert len(written) == 2
+    assert {*written} == {*tmp_path.glob("**/*.pth")}
+    assert checkpoint_to_resume(cfg)[1]["meta"]["epoch"] == 2
+
+
+def test_without_a_hook_there_are_none(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path), default_hooks=dict(checkpoint=None)))
+    assert checkpoint_folder(cfg) == tmp_path
+    assert written_checkpoints(cfg) == []
 
 
 def test_a_state_that_cannot_be_resumed_is_named(trained_tiny, tmp_path):
@@ -98,6 +125,10 @@ def test_a_state_that_cannot_be_resumed_is_named(trained_tiny, tmp_path):
         ({**good, "meta": {**good["meta"], "mmcarafe": [1]}}, "its meta.mmcarafe is no random state"),
         (
             {**good, "meta": {**good["meta"], "mmcarafe": dict(random=[{}], input_sizes=[])}},
+            "its meta.mmcarafe is no random state",
+        ),
+        (
+            {**good, "meta": {**good["meta"], "mmcarafe": dict(random=[], input_sizes=[], batches=[1])}},
             "its meta.mmcarafe is no random state",
         ),
     ):
@@ -185,6 +216,18 @@ def test_a_training_that_is_done_is_said_to_be(trained_tiny, epochs, monkeypatch
     check_fit(runner, path := str(trained_tiny / "epoch_2.pth"), read_checkpoint(path))
     said = f"nothing is left to train: {path} was written at 2, max_epochs is {epochs}"
     assert warnings == [said] * (epochs <= 2)
+
+
+def test_the_end_of_an_epoch_counts_also_where_iterations_are_counted():
+    assert epochs_done(dict(epoch=1)) == epochs_done(dict(epoch=1, mmcarafe=dict(batches=[3, 4]))) == 1
+    assert epochs_done(dict(epoch=1, mmcarafe=dict(batches=[4, 4]))) == 2
+
+
+def test_the_average_of_a_run_without_its_hook_is_refused(trained_tiny, tmp_path):
+    path = str(trained_tiny / "epoch_1.pth")
+    runner = tiny_runner(tmp_path, **PLAN | dict(custom_hooks=[]))
+    with pytest.raises(InputError, match=r"holds an average of the model \(EMA\), and the config has no"):
+        check_fit(runner, path, read_checkpoint(path))
 
 
 def test_several_optimizers_are_left_to_mmengine(trained_tiny, tmp_path):

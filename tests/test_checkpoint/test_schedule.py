@@ -77,7 +77,7 @@ def test_the_same_config_goes_on(make, schedule, optimizer):
 
 def test_what_is_no_setting_may_change(make):
     make([WARM_UP, STEPS], ADAM).train()
-    talkative = [dict(WARM_UP, verbose=True), STEPS]
+    talkative = (dict(WARM_UP, verbose=True), STEPS)
     listed = deepcopy(ADAM)
     listed["optimizer"]["betas"] = [0.9, 0.99]
     # more epochs behind a schedule with an end of its own, and other batches where none is counted in epochs

@@ -56,12 +56,28 @@ def test_files_and_addresses_are_told_apart_as_mmengine_does(path, monkeypatch):
         read_state_dict("open-mmlab://none")
 
 
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_download_that_was_cut_short(left, path, monkeypatch):
+    """It stays where torch keeps downloads, and would be taken from there each time."""
+    monkeypatch.setenv("TORCH_HOME", str(Path.cwd()))
+    Path("hub/checkpoints").mkdir(parents=True)
+    torch.save(ones(), path)
+    Path("hub/checkpoints/cut.pth").write_bytes(Path(path).read_bytes()[:left])
+    expected = (
+        f"checkpoint http://nowhere.invalid/cut.pth cannot be read .*remove what is left .*{Path.cwd()}/hub"
+    )
+    with pytest.raises(InputError, match=expected):
+        read_state_dict("http://nowhere.invalid/cut.pth")
+
+
 class Detector(nn.Module):
     """A backbone and a norm; takes weights from before its head was called head, as mmdet's detectors do."""
 
     def __init__(self):
         super().__init__()
         self.backbone, self.head = Backbone(), nn.BatchNorm1d(2)
+        self.data_preprocessor = nn.Module()
+        self.data_preprocessor.register_buffer("mean", torch.ones(3), persistent=False)
 
     def _load_from_state_dict(self, state, *arguments):
         for key in [key for key in state if key.startswith("old_head.")]:
@@ -79,6 +95,8 @@ ACCEPTED = {
     "parallel": {f"module.{key}": value for key, value in full().items()},
     "old-names": {key.replace("head.", "old_head."): value for key, value in full().items()},
     "old-norm": full(**{"head.num_batches_tracked": None}),
+    # written before mmengine left its data preprocessor out, as RTMDet's released checkpoints
+    "old-preprocessor": full(**{"data_preprocessor.mean": torch.zeros(3)}),
     "other-parts": full(**{"teacher.backbone.conv.weight": torch.zeros(1), "ema_head_weight": torch.ones(2)}),
 }
 

@@ -55,6 +55,28 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_is_reported(iteration, warns):
     assert warnings == ["resumed in the middle of an epoch: mmengine begins this epoch anew"] * warns
 
 
+@pytest.mark.parametrize("schedule", [dict(type="MultiStepLR", milestones=[1]), ()], ids=["steps", "none"])
+@pytest.mark.parametrize("last", [3, 4, 8])
+def test_iterations_may_end_with_an_epoch(last, schedule, tmp_path):
+    """mmengine writes such a checkpoint before it counts the epoch, and would learn it again."""
+    hooks = dict(checkpoint=dict(type="CheckpointHook", interval=1, by_epoch=False))
+    options = dict(default_hooks=hooks, randomness=dict(seed=0), schedule=schedule)
+    tiny_runner(tmp_path / "whole", **options).train()
+    path = tmp_path / f"whole/iter_{last}.pth"
+    runner = tiny_runner(tmp_path / "on", **options, load_from=str(path), resume=True)
+    warnings = []
+    runner.logger.warning = lambda text, *_: warnings.append(text)
+    runner.train()
+    again = "resumed in the middle of an epoch: mmengine begins this epoch anew"
+    assert (again in warnings) == (last == 3)
+    assert runner.iter == (11 if last == 3 else 8)
+    if last == 4:
+        whole, on = (read_checkpoint(tmp_path / name / "iter_8.pth") for name in ("whole", "on"))
+        assert all(value.equal(on["state_dict"][name]) for name, value in whole["state_dict"].items())
+        assert whole["param_schedulers"] == on["param_schedulers"]
+        assert runner.optim_wrapper.param_groups[0]["lr"] == pytest.approx(0.01 if schedule else 0.1)
+
+
 def test_yolox_goes_on_with_the_size_of_its_last_batch(monkeypatch):
     def runner(size):
         resize = BatchSyncRandomResize(random_size_range=(32, 64))

@@ -3,11 +3,13 @@
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MessageHub
 from tiny_run import tiny_runner
 
 from mmcarafe.checkpoint import state_dict
 from mmcarafe.checkpoint.reading import read_checkpoint
+from mmcarafe.engine import runner as module
 from mmcarafe.errors import InputError
 
 
@@ -48,3 +50,23 @@ def test_what_does_not_fit_together_is_said(path, tmp_path):
     runner.checkpoint = checkpoint
     with pytest.raises(InputError, match=r"epoch_1.pth cannot be resumed from \(AssertionError: .*; use an"):
         runner.train()
+
+
+@pytest.mark.parametrize(
+    ("settings", "unused"),
+    [
+        ({}, False),
+        (dict(find_unused_parameters=True), True),
+        (dict(model_wrapper_cfg=dict(type="MMDistributedDataParallel", find_unused_parameters=True)), True),
+    ],
+    ids=["default", "setting", "wrapper"],
+)
+def test_processes_on_cpus_wrap_the_model_as_configured(settings, unused, monkeypatch):
+    cfg = Config(dict(launcher="pytorch", **settings))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(module, "get_device", lambda: "cpu")
+    monkeypatch.setattr(module.Runner, "from_cfg", lambda cfg: cfg.model_wrapper_cfg)
+    wrapper = module.build_runner(cfg)
+    assert (wrapper.find_unused_parameters, wrapper.device_ids, wrapper.broadcast_buffers) == (
+        unused, None, False
+    )  # fmt: skip

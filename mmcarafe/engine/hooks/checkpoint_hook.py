@@ -5,6 +5,7 @@ mmengine writes a checkpoint straight to its final name, removes the old one bef
 does not store the state of the random number generators; ``docs/resume.md`` says what holds with this hook.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +16,7 @@ from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_p
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from mmcarafe.checkpoint.random_state import random_state, set_random_state
+from mmcarafe.checkpoint.random_state import is_epoch_complete, random_state, set_random_state
 from mmcarafe.checkpoint.state_dict import unwrap
 from mmcarafe.checkpoint.writing import PARTIAL_SUFFIX, WholeFileBackend
 
@@ -31,6 +32,7 @@ class CheckpointHook(hooks.CheckpointHook):
 
     _before_val: dict | None = None
     _resumed: dict | None = None
+    _batches = (0, 1)  # of the epoch: learnt, and all
 
     def before_train(self, runner: Runner) -> None:
         """Choose how files are written, and go on with the random numbers of a resumed run."""
@@ -64,13 +66,20 @@ class CheckpointHook(hooks.CheckpointHook):
 
     def _continue(self, runner: Runner) -> None:
         loop, resumed = runner.train_loop, self._resumed or {}
+        epochs = isinstance(loop, EpochBasedTrainLoop)
+        if epochs and is_epoch_complete(resumed):
+            _count_epoch(runner)
         if len(resumed.get("random", [])) != get_world_size():
             runner.logger.warning(
                 "the checkpoint holds no random state for this number of processes: training goes on with "
                 "other random numbers than without the interruption"
             )
             return
-        if isinstance(loop, EpochBasedTrainLoop) and runner.iter % len(loop.dataloader):
+        every = len(loop.dataloader) if epochs else 1
+        done, every = resumed.get(
+            "batches", (runner.iter % every, every)
+        )  # absent in files of older versions
+        if 0 < done < every:
             runner.logger.warning("resumed in the middle of an epoch: mmengine begins this epoch anew")
         for resize, size in zip(_resizers(runner), resumed["input_sizes"], strict=False):
             resize._input_size = size
@@ -81,6 +90,13 @@ class CheckpointHook(hooks.CheckpointHook):
             loop.dataloader_iterator = _Resumed(loop.dataloader_iterator, runner.iter, restore)
         else:
             restore()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, *args, **kwargs) -> None:
+        """Save a checkpoint where it is due by iterations."""
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            self._batches = (batch_idx + 1, len(runner.train_dataloader))
+        super().after_train_iter(runner, batch_idx, *args, **kwargs)
+        self._batches = (0, 1)
 
     def before_val(self, runner: Runner) -> None:
         """Keep the random state of training."""
@@ -100,7 +116,7 @@ class CheckpointHook(hooks.CheckpointHook):
         # every process comes here, but only the first one calls the hooks for saving
         states = all_gather_object(self._before_val or random_state())
         sizes = [resize._input_size for resize in _resizers(runner)]
-        meta["mmcarafe"] = dict(random=states, input_sizes=sizes)
+        meta["mmcarafe"] = dict(random=states, input_sizes=sizes, batches=list(self._batches))
         with self._outdated_removed_last(runner):
             super()._save_checkpoint_with_step(runner, step, meta)
 
@@ -121,6 +137,16 @@ class CheckpointHook(hooks.CheckpointHook):
         for path in outdated:
             if path not in written:
                 remove(path)
+
+
+def _count_epoch(runner: Runner) -> None:
+    """Count an epoch at whose end a checkpoint was written by iterations, before mmengine counts it."""
+    runner.train_loop._epoch += 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `scheduler.step")  # the run before had its steps
+        for hook in runner.hooks:
+            if isinstance(hook, hooks.ParamSchedulerHook):
+                hook.after_train_epoch(runner)
 
 
 class _Resumed:

@@ -9,6 +9,9 @@ from torch import nn
 
 from mmcarafe.checkpoint.state_dict import unwrap
 from mmcarafe.errors import AnnotationError, DataError
+from mmcarafe.utils.classes import is_a
+
+OTHER_TARGETS = ("STDCHead", "VPDDepthHead")  # mmsegmentation's heads for boundaries, and for depth
 
 
 class MapCheckHook(Hook):
@@ -54,7 +57,9 @@ def heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name in ("decode_head", "auxiliary_head"):
         part = getattr(model, name, None)
         for head in part if isinstance(part, nn.ModuleList) else [part]:
-            if isinstance(getattr(head, "num_classes", None), int):
+            # the targets of some are not the classes of the maps
+            others = is_a(head, "mmseg", *OTHER_TARGETS)
+            if isinstance(getattr(head, "num_classes", None), int) and not others:
                 yield f"model.{name}", head
 
 
