@@ -52,7 +52,7 @@ VERSION = re.search(
 
 
 class WithConfigsAndTools(build_py):
-    """Adds the folder in which mim and mmengine look for a package's configs and tools."""
+    """Adds the folder in which mim looks for a package's configs and tools."""
 
     def run(self):
         """Build, then copy; an editable installation has links."""

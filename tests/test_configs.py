@@ -17,7 +17,9 @@ from mmengine.logging import MessageHub
 from model_tables import base_of
 from shipped import CONFIGS, every_config, few_rois
 
+from mmcarafe.apis import config
 from mmcarafe.datasets.shapes.drawing import CLASSES, PALETTE
+from mmcarafe.errors import InputError
 from mmcarafe.layers import CARAFE, CARAFEDownsample
 
 ROOT = Path(__file__).parents[1]
@@ -172,3 +174,11 @@ def test_shapes_config_names_the_classes_of_the_data_set():
     metainfo = Config.fromfile(ROOT / "configs/_base_/shapes_instance.py").metainfo
     assert tuple(metainfo.classes) == tuple(CLASSES)
     assert [tuple(color) for color in metainfo.palette] == [tuple(color) for color in PALETTE]
+
+
+def test_the_commands_take_them_by_name(monkeypatch):
+    name = "retinanet_r50_fpn-carafe_1x_coco.py"
+    monkeypatch.setattr(config, "SHIPPED", ROOT / "configs")
+    assert config.read_config(f"mmcarafe::carafe/{name}").model.neck.upsample_cfg.type == "CARAFE"
+    with pytest.raises(InputError, match=r"config .*carafe/none.py does not exist"):
+        config.read_config("mmcarafe::carafe/none.py")

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config
 
-import mmcarafe.checkpoint  # noqa: F401  the allow-list for checkpoints, whichever config is run
+import mmcarafe.checkpoint  # the allow-list for checkpoints, whichever config is run
 from mmcarafe.errors import InputError
 
 BUILDERS = ("mmcarafe", "mmcv", "mmdet", "mmengine", "mmseg")
@@ -22,14 +22,19 @@ BUILDERS = ("mmcarafe", "mmcv", "mmdet", "mmengine", "mmseg")
 KERNELS = ("mmcv",)
 """The package whose operations lack kernels for some devices."""
 
+# mmengine finds the configs mmseg::... by the module's name, whichever package installed it
 if find_spec("mmseg"):
-    # mmengine finds the configs mmseg::... by the module's name, whichever package installed it
     MODULE2PACKAGE["mmseg"] = "mmseg"
+
+SHIPPED = Path(mmcarafe.__file__).parent / ".mim/configs"
+"""This package's own configs, which an installation puts there."""
 
 
 def read_config(name: str, options: dict | None = None) -> Config:
     """Return the config in a file, or a package's by its name (mmdet::...), with --cfg-options applied."""
-    package, shipped, _ = name.partition("::")
+    package, shipped, path = name.partition("::")
+    if shipped and package == "mmcarafe":  # mmengine does not find those of an editable installation
+        package, shipped, name = "", "", str(SHIPPED / path)
     if shipped and not find_spec(package):  # mmengine would install whatever has this name
         raise InputError(f"config {name} is of the package {package}, which is not installed")
     if not shipped and not Path(name).is_file():

@@ -92,9 +92,20 @@ def use_tta(cfg: Config) -> None:
                 "mmseg::_base_/default_runtime.py"
             )
     for dataset in innermost_datasets(cfg.test_dataloader.dataset):
-        dataset.pipeline = cfg.tta_pipeline
+        loading = next((step for step in dataset.pipeline if step["type"] == "LoadCocoMap"), None)
+        dataset.pipeline = loading_maps(cfg.tta_pipeline, loading) if loading else cfg.tta_pipeline
     cfg.test_dataloader.batch_size = 1  # views are merged of one image
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def loading_maps(part: object, loading: dict) -> object:
+    """Put what loads the maps of a test into a tta_pipeline, or a part of it, for maps of files."""
+    if isinstance(part, list):
+        return [loading_maps(step, loading) for step in part]
+    if isinstance(part, dict):
+        own = part.get("type") == "LoadAnnotations"
+        return loading if own else {name: loading_maps(value, loading) for name, value in part.items()}
+    return part
 
 
 def check_tta(model: nn.Module) -> None:

@@ -76,6 +76,11 @@ class DySample(Upsampler):
         self.register_buffer("init_pos", self._bilinear_points())
         initialize(self, list(published))
 
+    def init_weights(self) -> None:
+        """Initialise the weights as ``init_cfg`` says, and the points, which a layer made on meta lacks."""
+        super().init_weights()
+        self.init_pos.copy_(self._bilinear_points())
+
     def _bilinear_points(self) -> Tensor:
         """Return what leads from a pixel to where bilinear upsampling samples, Tensor[1, 2*g*s*s, 1, 1]."""
         steps = (torch.arange(self.scale_factor) - (self.scale_factor - 1) / 2) / self.scale_factor

@@ -27,4 +27,11 @@ def pixel_shuffle_pack() -> type[nn.Module]:
             """Upsample Tensor[N, C, H, W] to Tensor[N, out_channels, scale_factor * H, scale_factor * W]."""
             return pixel_shuffle(self.upsample_conv(x), self.scale_factor)
 
+    PixelShuffle.__qualname__ = "PixelShuffle"  # where pickle looks for it
     return PixelShuffle
+
+
+def __getattr__(name: str) -> type[nn.Module]:
+    if name == "PixelShuffle":
+        return pixel_shuffle_pack()
+    raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -5,9 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from mmcarafe.ops import carafe
-from mmcarafe.ops.outputs import memory_format
 
-from .normalize import normalize_kernels
+from .normalize import is_channels_last, normalize_kernels
 from .optional_mmengine import initialize, register
 from .upsampler import Upsampler
 
@@ -88,7 +87,10 @@ class SAPA(Upsampler):
         if self.norm == "group":
             return project(norm(x))
         embedded = project(norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        return embedded.contiguous(memory_format=memory_format(x))  # the operator is fast in one layout
+        # the operator is fast in one layout
+        return embedded.contiguous(
+            memory_format=torch.channels_last if is_channels_last(x) else torch.contiguous_format
+        )
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
         """Upsample Tensor[N, channels, H, W] to the size of the guide.

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Importing this registers everything with mmdet: ``custom_imports=dict(imports=["mmcarafe.models"])``."""
 
+from mmdet import registry
+
 from mmcarafe import checkpoint  # these register themselves
 from mmcarafe.datasets import coco, transforms
 from mmcarafe.engine import detection
@@ -40,4 +42,4 @@ from .seg_heads import FusedSemanticHead, PanopticFPNHead, SCNetSemanticHead
 
 __all__ = [name for name, value in vars().items() if isinstance(value, type)]
 
-replace_given_classes()
+replace_given_classes(registry)

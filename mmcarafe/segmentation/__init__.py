@@ -16,10 +16,13 @@ except ModuleNotFoundError as error:
 from mmcarafe import checkpoint  # these register themselves
 from mmcarafe.datasets import images
 from mmcarafe.engine import segmentation
+from mmcarafe.utils.registry import replace_given_classes
 
 from .backbones import UNet
 from .datasets import LoadCocoMap
 from .heads import FPNHead, PSPHead, SegformerHead, UPerHead
 from .necks import FPN
+
+replace_given_classes(mmseg.registry)
 
 __all__ = ["FPN", "FPNHead", "PSPHead", "SegformerHead", "UNet", "UPerHead"]

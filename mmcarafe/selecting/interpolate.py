@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a selected upsampler answers the calls of ``F.interpolate`` in a ``forward``, and gets its guide."""
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -83,29 +85,37 @@ def must_upsample(source: tuple[int, int], scale: int, size: tuple[int, int]) ->
 class KeepOutput:
     """Forward hook that keeps what a submodule returns, to guide an upsampler, while it is active.
 
-    The hook itself stays: ``torch.compile(fullgraph=True)`` takes none that ``forward`` adds.
+    Each thread keeps its own, as servers run one model in several. The hook itself stays:
+    ``torch.compile(fullgraph=True)`` takes none that ``forward`` adds.
     """
 
     def __init__(self) -> None:
-        self.active = False
-        self.output: Tensor | None = None
+        self.outputs: dict[int, Tensor | None] = {}  # of each thread in which it is active
 
     def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         """Keep the output."""
-        if self.active:
-            self.output = output
+        if (thread := _thread()) in self.outputs:
+            self.outputs[thread] = output
 
     def activate(self, active: bool) -> None:
         """Start to keep outputs, or stop and forget."""
-        self.active, self.output = active, None
+        if active:
+            self.outputs[_thread()] = None
+        else:
+            self.outputs.pop(_thread(), None)
 
     def get(self) -> Tensor | None:
         """Return what was kept last."""
-        return self.output
+        return self.outputs.get(_thread())
 
     def give(self, upsample: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Add what was kept to the input of an upsampler by 2, as its forward pre-hook."""
-        return (*args, pad_guide(self.output, 2, *args)) if self.active else args
+        return (*args, pad_guide(self.get(), 2, *args)) if _thread() in self.outputs else args
+
+
+def _thread() -> int:
+    # a number of a thread would be a constant of the graph
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 class Answer(NamedTuple):
@@ -126,8 +136,9 @@ class Answer(NamedTuple):
         guide = self.guide and self.guide()
         if size is None:
             return with_guide(self.upsample, self.scale, x, guide)
+        size = (size, size) if isinstance(size, int) else tuple(size)
         source = tuple(x.shape[2:])
-        met = self.crop and (source == tuple(size) or reaches(source, self.scale, size))
+        met = self.crop and (source == size or reaches(source, self.scale, size))
         if not self.rest or met:
             return upsample_to(self.upsample, self.scale, x, size, guide)
         # a map that needs less is interpolated alone; so is one whose guide is of another size
@@ -136,6 +147,13 @@ class Answer(NamedTuple):
 
 
 HINT = ": upsample_steps must state each call of F.interpolate in it, None where it is not replaced"
+
+
+PART_CHECKPOINTED = (
+    "F.interpolate is called without gradients in a forward with them, as where activation_checkpointing "
+    "names a part of a component in which an upsampler is selected: name the whole component, or its "
+    "convolutions"
+)
 
 
 class InterpolateWith(TorchFunctionMode):
@@ -152,7 +170,7 @@ class InterpolateWith(TorchFunctionMode):
         guides (iterable of KeepOutput): hooks to activate meanwhile.
 
     Raises:
-        RuntimeError: there were more or fewer calls than steps.
+        RuntimeError: there were more or fewer calls than steps, or a part of the component is checkpointed.
         ValueError: as :func:`upsample_to`.
     """
 
@@ -161,6 +179,7 @@ class InterpolateWith(TorchFunctionMode):
         self.steps = list(steps)
         self.guides = list(guides)
         self.calls = 0
+        self.learns = torch.is_grad_enabled()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -170,7 +189,11 @@ class InterpolateWith(TorchFunctionMode):
         if self.calls > len(self.steps):
             raise RuntimeError(f"forward interpolates more often than its {len(self.steps)} upsamplers{HINT}")
         step = self.steps[self.calls - 1]
-        return func(*args, **kwargs) if step is None else step(func, *args, **kwargs)
+        if step is None:
+            return func(*args, **kwargs)
+        if self.learns and not torch.is_grad_enabled():  # its second pass, in backward, would be torch's own
+            raise RuntimeError(PART_CHECKPOINTED)
+        return step(func, *args, **kwargs)
 
     def __enter__(self):
         for guide in self.guides:

@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configs that give classes instead of names: mmdet's classes are replaced there as they are by name.
+"""Configs that give classes instead of names: a library's classes are replaced there as they are by name.
 
-Pure-Python configs of mmengine (``read_base``) have ``type=FPN``, the class, for which no registry is asked.
+The library is mmdet or mmsegmentation. Pure-Python configs of mmengine (``read_base``) have ``type=FPN``, the
+class, for which no registry is asked.
 """
 
 from collections.abc import Callable
 from functools import wraps
+from types import ModuleType
 
-from mmdet import registry as mmdet_registry
 from mmengine import registry as mmengine_registry
 from mmengine.config import Config
 from mmengine.registry import Registry
 from torch import nn
 
 from mmcarafe.errors import DownsampleConfigError, UpsampleConfigError
-from mmcarafe.selecting.select_upsample import takes
+from mmcarafe.selecting.select_upsample import registry_of, takes
+
+LIBRARIES: list[ModuleType] = []
+"""The modules of registries of the libraries in use: ``mmdet.registry``, ``mmseg.registry``."""
 
 REGISTRIES = ("MODELS", "HOOKS", "TRANSFORMS", "DATASETS", "METRICS", "OPTIM_WRAPPERS")
-"""The registries in which this package's classes have names of mmdet's or mmengine's."""
+"""The registries in which this package's classes have names of a library's or mmengine's."""
+
+
+OWNERS = ("mmdet.", "mmseg.", "mmcarafe.")
 
 
 def successor(kind: type) -> type | None:
@@ -29,11 +36,12 @@ def successor(kind: type) -> type | None:
         >>> successor(FPN), successor(SwinTransformer)
         (<class 'mmcarafe.models.necks.FPN'>, None)
     """
-    for name in REGISTRIES:
-        ours = getattr(mmdet_registry, name).module_dict.get(kind.__name__)
-        derived = isinstance(ours, type) and ours is not kind and issubclass(ours, kind)
-        if derived and ours.__module__.startswith("mmcarafe."):
-            return ours
+    for library in LIBRARIES:
+        for name in REGISTRIES:
+            ours = getattr(library, name).module_dict.get(kind.__name__)
+            derived = isinstance(ours, type) and ours is not kind and issubclass(ours, kind)
+            if derived and ours.__module__.startswith("mmcarafe."):
+                return ours
     return None
 
 
@@ -63,13 +71,17 @@ def with_successors(cfg: object, registry: Registry) -> object:
     return cfg
 
 
-def upsampling_components() -> list[str]:
+def upsampling_components(models: Registry) -> list[str]:
     """List the names of this package's components, in whose configs ``upsample_cfg`` selects an upsampler."""
-    return sorted(name for name, kind in mmdet_registry.MODELS.module_dict.items() if _ours(kind, "replaces"))
+    return _ours(models, "replaces")
 
 
-def _ours(kind: type, attribute: str) -> bool:
-    return kind.__module__.startswith("mmcarafe.") and hasattr(kind, attribute)
+def _ours(models: Registry, attribute: str) -> list[str]:
+    return sorted(
+        name
+        for name, kind in models.module_dict.items()
+        if kind.__module__.startswith("mmcarafe.") and hasattr(kind, attribute)
+    )
 
 
 def _selected(cfg: dict | Config) -> list[tuple[str, dict]]:
@@ -83,20 +95,21 @@ def _selected(cfg: dict | Config) -> list[tuple[str, dict]]:
 
 
 def _check_takes(kind: object) -> None:
-    """Refuse an upsampler in a component that takes none: mmdet's own would end in a trace, or ignore it."""
+    """Refuse an upsampler in a component that takes none: a library's would end in a trace, or ignore it."""
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         return
     if part := getattr(kind, "upsampling_part", ""):
         raise UpsampleConfigError(f"{kind.__name__}: put upsample_cfg into its {part}, which upsamples")
-    a_users = not kind.__module__.startswith(("mmdet.", "mmcarafe."))
+    a_users = not kind.__module__.startswith(OWNERS)
     derived = takes(kind, "upsample_cfg") or any(map(successor, kind.__mro__))
     if hasattr(kind, "replaces") or (a_users and derived):
         return
-    if those := upsampling_components():
+    if those := upsampling_components(registry_of(kind)):
         reason = "it does not upsample, or not by a step that can be replaced"
         if a_users:
+            room = _room(registry_of(kind).get(those[0]))
             reason = (
-                "derive it from a class of mmcarafe.models, or let its constructor take an upsample_cfg, for "
+                f"derive it from a class of {room}, or let its constructor take an upsample_cfg, for "
                 "build_upsample of mmcarafe.layers"
             )
         raise UpsampleConfigError(
@@ -107,9 +120,8 @@ def _check_takes(kind: object) -> None:
 def _check_takes_downsampler(kind: object) -> None:
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or getattr(kind, "strided", ()):
         return
-    if kind.__module__.startswith(("mmdet.", "mmcarafe.")) or not takes(kind, "downsample_cfg"):
-        registered = mmdet_registry.MODELS.module_dict
-        those = sorted(name for name, other in registered.items() if _ours(other, "strided"))
+    if kind.__module__.startswith(OWNERS) or not takes(kind, "downsample_cfg"):
+        those = _ours(registry_of(kind), "strided") or ["none of its library"]
         raise DownsampleConfigError(f"{kind.__name__} takes no downsample_cfg; these do: {', '.join(those)}")
 
 
@@ -120,15 +132,27 @@ def _check_parent(kind: object, selected: str) -> None:
     if not hasattr(ours, "replaces"):
         return
     if not issubclass(kind, ours) and selected not in getattr(ours, "host_types", ()):
+        library = parent.__module__.partition(".")[0]
         raise UpsampleConfigError(
-            f"{kind.__name__} derives from mmdet's {parent.__name__}, which has no upsampler of type "
-            f"{selected!r}: derive it from mmcarafe.models.{parent.__name__}, which has them all"
+            f"{kind.__name__} derives from {library}'s {parent.__name__}, which has no upsampler of type "
+            f"{selected!r}: derive it from {_room(ours)}.{parent.__name__}, which has them all"
         )
 
 
-def replace_given_classes() -> None:
-    """Let mmdet's and mmengine's registries build successors of the classes that configs give."""
-    for module in (mmengine_registry, mmdet_registry):
+def _room(kind: type) -> str:
+    """Return the package that users import a class of this package from."""
+    return ".".join(kind.__module__.split(".")[:2])
+
+
+def replace_given_classes(library: ModuleType) -> None:
+    """Let a library's and mmengine's registries build successors of the classes that configs give.
+
+    Args:
+        library (module): ``mmdet.registry`` or ``mmseg.registry``, in which they are registered.
+    """
+    modules = [library] if LIBRARIES else [mmengine_registry, library]
+    LIBRARIES.append(library)
+    for module in modules:
         for name in REGISTRIES:
             registry = getattr(module, name)
             registry.build_func = _building_successors(registry.build_func)

@@ -20,7 +20,8 @@ def image_pipeline(cfg: Config) -> tuple[Compose, Compose]:
     dataset = cfg.test_dataloader.dataset
     while "pipeline" not in dataset:  # of a wrapper the inner one's, or the first one's
         dataset = dataset.dataset if "dataset" in dataset else dataset.datasets[0]
-    steps = [step for step in dataset.pipeline if "Annotation" not in str(step["type"])]
+    names = ("Annotation", "LoadCocoMap")  # of steps that load what is true of an image of the data set
+    steps = [step for step in dataset.pipeline if not any(name in str(step["type"]) for name in names)]
     return Compose(steps[:1]), Compose(steps[1:])
 
 

@@ -27,3 +27,19 @@ def test_exported_equals_eager_at_another_size(name):
     upsample = lively(name).eval()
     others = inputs(upsample, size=(4, 7))
     torch.testing.assert_close(export(upsample).module()(*others), upsample(*others))
+
+
+@one_of_each
+def test_several_maps_or_models_at_once(name):
+    upsample, other = lively(name).eval(), lively(name).eval()
+    maps = [torch.stack([x, x.flip(0), 2 * x]) for x in inputs(upsample)]
+    expected = torch.stack([upsample(*each) for each in zip(*maps, strict=True)])
+    near = dict(rtol=1e-4, atol=1e-4)  # sums in another order
+    torch.testing.assert_close(torch.vmap(upsample)(*maps), expected, **near)
+    parameters, buffers = torch.func.stack_module_state([upsample, other])
+
+    def run(parameters, buffers):
+        return torch.func.functional_call(upsample, (parameters, buffers), tuple(x[0] for x in maps))
+
+    both = torch.stack([module(*(x[0] for x in maps)) for module in (upsample, other)])
+    torch.testing.assert_close(torch.vmap(run)(parameters, buffers), both, **near)

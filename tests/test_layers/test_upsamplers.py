@@ -147,6 +147,21 @@ def test_copies_compute_the_same(name):
         assert again(*maps).equal(upsample(*maps))
 
 
+def test_pixel_shuffle_is_pickled_too():
+    upsample = build_upsample(dict(type="pixel_shuffle"), 4, 2)
+    x = torch.rand(1, 4, 3, 2)
+    assert pickle.loads(pickle.dumps(upsample))(x).equal(upsample(x))
+
+
+def test_a_layer_made_on_meta_is_whole_once_it_is_initialised():
+    with torch.device("meta"):
+        upsample = DySample(4, groups=1)
+    upsample = upsample.to_empty(device="cpu")
+    nn.init.constant_(upsample.init_pos, 7)
+    upsample.init_weights()
+    assert upsample.init_pos.equal(DySample(4, groups=1).init_pos)
+
+
 def test_coordinates_are_made_once_for_each_size_and_serve_training_after_inference():
     _cached_centres.cache_clear()
     upsample = lively("DySample")

@@ -127,3 +127,8 @@ def test_more_or_fewer_interpolations_than_upsamplers_are_an_error(calls, messag
 def test_an_error_inside_is_passed_on():
     with pytest.raises(KeyError, match="mine"), InterpolateWith([Answer(nn.Identity(), 1)]):
         raise KeyError("mine")
+
+
+def test_a_size_may_be_one_number():
+    with InterpolateWith([Answer(DOUBLE, 2)]):
+        assert F.interpolate(torch.rand(1, 1, 2, 2), size=3).shape == (1, 1, 3, 3)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which map guides a guided upsampler: the finer one that its result joins, and it alone."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -120,9 +123,9 @@ def test_nothing_is_kept_after_forward(neck, fails):
     module(maps)
     hooks = list(module._guides.values() if isinstance(module._guides, dict) else module._guides)
     assert len(hooks) == 2
-    assert all(hook.output is None and not hook.active for hook in hooks)
+    assert not any(hook.outputs for hook in hooks)
     module.lateral_convs[0](maps[0])
-    assert all(hook.output is None for hook in hooks), "hooks are active in forward only"
+    assert not any(hook.outputs for hook in hooks), "hooks are active in forward only"
 
 
 def test_an_unguided_type_adds_no_hooks():
@@ -158,3 +161,21 @@ def test_guide_channels_of_a_step():
 
     assert Step(0, 8, 2, "lateral").build(dict(type=Kind), "x", MODELS).guide_channels == 8
     assert Step(0, 8, 2, 0, 4).build(dict(type=Kind), "x", MODELS).guide_channels == 4
+
+
+@pytest.mark.parametrize("neck", [models.FPN, models.FPN_CARAFE])
+def test_each_thread_has_its_own_guides(neck):
+    """Of two calls at once, the one that starts first goes on when the other has passed its laterals."""
+    module = fpn("SAPA", neck).eval()
+    first, second = inputs("FPN"), [2 * x for x in inputs("FPN")]
+    barrier = threading.Barrier(2, timeout=60)
+
+    def meet(*_):
+        barrier.wait()
+
+    with torch.no_grad():
+        expected = [module(first), module(second)]
+        module.lateral_convs[-1].register_forward_hook(meet)
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(torch.no_grad()(module), (first, second)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

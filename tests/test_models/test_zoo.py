@@ -22,7 +22,7 @@ from mmcarafe.utils.registry import upsampling_components
 
 CFG = dict(type="CARAFE", compressed_channels=4)
 ZOO = Path(mmdet.__file__).parent / ".mim/configs"
-OURS = [name for name in mmcarafe.models.__all__ if name in upsampling_components()]
+OURS = [name for name in mmcarafe.models.__all__ if name in upsampling_components(MODELS)]
 PARTS = {name: part for name in OURS if (part := getattr(MODELS.get(name), "upsampling_part", ""))}
 OTHERS = {
     name: kind

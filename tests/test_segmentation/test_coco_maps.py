@@ -3,17 +3,23 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
+from commands import ROOT
 
 pytest.importorskip("mmseg", reason="mmsegmentation, an optional requirement, is not installed")
 
 from mmengine.registry import DefaultScope
 from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
 from pycocotools import mask as coco_mask
 
+from mmcarafe.apis.config import read_config
+from mmcarafe.apis.segmentation import use_tta
 from mmcarafe.errors import AnnotationError, DataError
 from mmcarafe.segmentation import LoadCocoMap
+from mmcarafe.visualization.loading import load_image
 
 SQUARE = [[2, 2, 6, 2, 6, 6, 2, 6]]  # x, y
 
@@ -69,3 +75,22 @@ def test_a_data_set_without_images_is_named(tmp_path):
         pytest.raises(DataError, match=r"BaseSegDataset finds no image called \*\.jpg in "),
     ):
         BaseSegDataset(data_root=str(tmp_path), data_prefix=dict(img_path="."))
+
+
+def test_an_image_of_ones_own_and_views_of_a_test_need_no_other_maps(ann_file, tmp_path):
+    cfg = read_config(str(ROOT / "configs/comparison/fpn_r18_nuclei.py"))
+    cv2.imwrite(str(tmp_path / "mine.png"), np.full((40, 50, 3), 9, np.uint8))
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        image, _ = load_image(cfg, str(tmp_path / "mine.png"))
+    assert image.shape == (3, 40, 50)
+    (tmp_path / "val").mkdir()
+    cv2.imwrite(str(tmp_path / "val/1.png"), np.full((10, 12, 3), 9, np.uint8))
+    own = dict(type="LoadCocoMap", ann_file=str(ann_file))
+    pipeline = [own if step["type"] == own["type"] else step for step in cfg.test_pipeline]
+    cfg.test_dataloader.dataset.update(data_root=str(tmp_path), pipeline=pipeline)
+    use_tta(cfg)
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        views = DATASETS.build(cfg.test_dataloader.dataset)[0]["data_samples"]
+    assert [view.flip for view in views] == [False, True]
+    expected = load(ann_file, "1.png")["gt_seg_map"]
+    assert all((view.gt_sem_seg.data.numpy() == expected).all() for view in views)

@@ -12,6 +12,7 @@ pytest.importorskip("mmseg", reason="mmsegmentation, an optional requirement, is
 
 from mmengine.registry import DefaultScope
 from mmseg.models import backbones, decode_heads, necks
+from mmseg.models.backbones.unet import InterpConv
 
 from mmcarafe import segmentation
 from mmcarafe.errors import UpsampleConfigError
@@ -209,7 +210,7 @@ def test_mistakes_are_named():
         build("FPN", upsample_cfg=dict(type="CARAFFE"))
 
 
-@pytest.mark.parametrize("kind", ["InterpConv", "DeconvModule"])
+@pytest.mark.parametrize("kind", ["InterpConv", "DeconvModule", "mmseg.InterpConv", InterpConv])
 def test_types_of_unet_stay_mmsegs(kind):
     options = dict(kernel_size=4) if kind == "DeconvModule" else {}
     theirs, ours = (

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configs that give mmsegmentation's classes in place of names, and users' subclasses of them."""
+
+import pytest
+
+pytest.importorskip("mmseg", reason="mmsegmentation, an optional requirement, is not installed")
+
+from mmengine.registry import DefaultScope
+from mmseg.models import decode_heads, necks
+from mmseg.registry import MODELS
+
+from mmcarafe import segmentation
+from mmcarafe.layers import CARAFE, UpsampleConfigError
+
+NECK = dict(in_channels=[4, 8], out_channels=4, num_outs=2, upsample_cfg=dict(type="CARAFE"))
+HEAD = dict(in_channels=[4, 8], in_index=[0, 1], channels=4, num_classes=2, upsample_cfg=dict(type="CARAFE"))
+
+
+class TheirNeck(necks.FPN):
+    """A user's neck."""
+
+
+class TheirHead(decode_heads.FCNHead):
+    """A user's head that does not upsample."""
+
+
+class OurNeck(segmentation.FPN):
+    """A user's neck, derived as the message says."""
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    kinds = (TheirNeck, TheirHead, OurNeck)
+    for kind in kinds:
+        MODELS.register_module(module=kind)
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        yield
+    for kind in kinds:
+        del MODELS.module_dict[kind.__name__]
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"), [(necks.FPN, NECK), (decode_heads.UPerHead, HEAD)], ids=["FPN", "UPerHead"]
+)
+def test_mmsegmentations_class_is_replaced_as_its_name_is(kind, config):
+    component = MODELS.build(dict(type=kind, **config))
+    assert type(component) is getattr(segmentation, kind.__name__)
+    assert type(component.upsample_modules[0]) is CARAFE
+
+
+def test_what_a_subclass_must_derive_from_is_said():
+    for kind in ("TheirNeck", TheirNeck):
+        with pytest.raises(
+            UpsampleConfigError, match=r"from mmseg's FPN.* from mmcarafe\.segmentation\.FPN,"
+        ):
+            MODELS.build(dict(type=kind, **NECK))
+    assert type(MODELS.build(dict(type="OurNeck", **NECK)).upsample_modules[0]) is CARAFE
+    with pytest.raises(
+        UpsampleConfigError, match=r"FCNHead takes no upsample_cfg .*these do: FPN, FPNHead, PSP"
+    ):
+        MODELS.build(dict(type="FCNHead", **HEAD))
+    with pytest.raises(
+        UpsampleConfigError, match=r"TheirHead takes no .*derive it from a class of mmcarafe\.seg"
+    ):
+        MODELS.build(dict(type=TheirHead, **HEAD))
