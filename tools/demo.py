@@ -64,8 +64,9 @@ def main(argv: list[str] | None = None) -> None:
     video = open_video(args)
     paths = [Path(args.input)] if video else find_images(args.input, skipped)
     check_folder("--out-dir", folder)
-    check_kept("--out-dir", folder, [*paths, *([Path(args.ann_file)] if args.ann_file else [])])
     library = library_of(read_config(args.config))
+    for part in library.Output.folders:
+        check_kept("--out-dir", folder / part, [*paths, *([Path(args.ann_file)] if args.ann_file else [])])
     inferencer = library.Inferencer(args.config, args.checkpoint, args.device)
     names = [path.name for path in paths]
     output = library.Output(inferencer, args, names, folder, video.fps if video else 0)

@@ -3,7 +3,7 @@
 
 import argparse
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +91,12 @@ class Detections:
     """Write what the demo finds: a drawing of each image, or a video, and ``results.json``.
 
     Raises:
-        InputError: ``args.ann_file`` is not COCO's, or lacks a class of the model or one of the images.
+        InputError: ``args.ann_file`` is not COCO's, or lacks a class of the model or one of the images; or
+            several images have a name that is one image's there.
     """
+
+    folders = ("",)
+    """Where files are written, in the folder of the output."""
 
     def __init__(
         self, inferencer: Inferencer, args: argparse.Namespace, names: list[str], folder: Path, fps: float = 0
@@ -101,6 +105,12 @@ class Detections:
         self.ids = CocoIds(args.ann_file, inferencer.model.dataset_meta["classes"])
         for name in names:  # before the work, not in the middle of it
             self.ids.image(0, name)
+        (repeated, count), *_ = [*Counter(names).most_common(1), ("", 0)]
+        if args.ann_file and count > 1:
+            raise InputError(
+                f"--ann-file: {count} images to detect are called {repeated}, which is one image there; "
+                "detect one folder at a time"
+            )
         self.drawing = Drawing(inferencer.visualizer, folder, fps, pred_score_thr=self.score_thr)
         self.results, self.number = [], 0
 

@@ -23,6 +23,9 @@ class Maps:
         InputError: an option of detectors is given.
     """
 
+    folders = ("", "maps")
+    """Where files are written, in the folder of the output."""
+
     def __init__(
         self, inferencer: Inferencer, args: argparse.Namespace, names: list[str], folder: Path, fps: float = 0
     ):
@@ -32,7 +35,7 @@ class Maps:
                     f"{option} is for detectors: a segmentor gives each pixel its class; leave it out"
                 )
         self.drawing = Drawing(inferencer.visualizer, folder, fps)
-        self.maps = None if fps else folder / "maps"
+        self.maps = None if fps else folder / self.folders[1]
         self.classes = inferencer.model.dataset_meta["classes"]
         self.pixels, self.number = Counter(), 0
 

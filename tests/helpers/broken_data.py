@@ -113,6 +113,9 @@ OBJECTS = {  # name of the kind -> one or more files that show it
                    first(area=NAN)],
     "box-outside": [first(bbox=[100, 100, 10, 10])],
     "box-over-edge": [first(bbox=[-5, -5, 20, 16])],
+    "box-corners": [
+        with_parts(annotations=[a | dict(bbox=[40, 30, 60, 46]) for a in sound()["annotations"]])
+    ],
     "box-empty": [first(bbox=[10, 8, 0, 16]), first(bbox=[30, 8, -20, 16]), first(bbox=[10, 8, 0.5, 16])],
     "area-empty": [first(area=0), first(area=-4)],
     "mask-missing": [masked(None), masked([]), masked({})],
@@ -123,7 +126,7 @@ OBJECTS = {  # name of the kind -> one or more files that show it
     ],
     "mask-text": [masked([[str(v) for v in square(*BOX)]]), run_length([str(H * W - 20), "20"])],
     "polygon-part": [masked([[1, 2, 3, 4]]), masked([[1, 2, 30, 4, 5, 6, 7]]), masked([square(*BOX), [1, 2,
-            3, 4]])],
+            3, 4]]), masked([[]]), masked([[1, 2]])],
     "polygon-not-finite": [
         masked([[NAN, 2, 30, 4, 5, 6]]), masked([[INF, 2, 30, 4, 5, 6]]), masked([["nan", 2, 30, 4, 5, 6]]),
         masked([zigzag(60)]), masked([zigzag(3, 1e4)] * 30),

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images and categories have the numbers of an annotation file."""
 
+import argparse
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from mmcarafe.apis.coco_results import CocoIds
+from mmcarafe.apis.coco_results import CocoIds, Detections
 from mmcarafe.errors import InputError
 
 SIX = ("a", "b", "c", "d", "e", "f")
@@ -48,3 +50,11 @@ def test_a_file_that_is_not_of_coco_is_refused(content, message, tmp_path):
     (tmp_path / "ann.json").write_bytes(content)
     with pytest.raises(InputError, match=message):
         CocoIds(str(tmp_path / "ann.json"), SIX)
+
+
+def test_several_images_to_detect_may_not_be_one_of_the_file(tmp_path):
+    (tmp_path / "ann.json").write_text(json.dumps(COCO))
+    inferencer = SimpleNamespace(model=SimpleNamespace(dataset_meta=dict(classes=SIX)), visualizer=None)
+    args = argparse.Namespace(score_thr=None, ann_file=str(tmp_path / "ann.json"))
+    with pytest.raises(InputError, match=r"2 images to detect are called 2\.png, which is one image there"):
+        Detections(inferencer, args, ["2.png", "2.png"], tmp_path)

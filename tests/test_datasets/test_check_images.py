@@ -7,6 +7,8 @@ from broken_data import (
     FIRST,
     IMAGES,
     OBJECTS,
+    H,
+    W,
     encoded,
     first,
     header_alone,
@@ -20,6 +22,7 @@ from dataset_parts import agrees, dataset, evaluate, found_in, skipped_by_the_de
 from PIL import Image
 
 from mmcarafe.apis.config import read_config
+from mmcarafe.datasets.checks import images
 from mmcarafe.datasets.checks.kinds import KINDS
 from mmcarafe.datasets.checks.settings import read_settings
 from mmcarafe.errors import AnnotationError, ImageError
@@ -93,3 +96,10 @@ def test_an_rle_of_an_image_of_another_size_is_refused(tmp_path):
     for does in (train, evaluate):
         with pytest.raises(AnnotationError, match=r"of image .*first.png \(image id 1\) .*same shape"):
             does(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["TIFF", "JPEG"])
+def test_a_large_image_that_is_turned_is_measured_by_its_header(form, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "LARGE_PIXELS", 0)
+    write(tmp_path, sound(), encoded(picture(W, H), form, orientation=6))
+    assert {*found_in(tmp_path)} == {"image-rotated", "image-large"}

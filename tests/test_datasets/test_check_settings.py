@@ -15,6 +15,7 @@ from mmcarafe.datasets.checks.annotations import check_annotations
 from mmcarafe.datasets.checks.images import check_image_entry
 from mmcarafe.datasets.checks.kinds import KINDS
 from mmcarafe.datasets.checks.settings import read_settings
+from mmcarafe.errors import InputError
 
 STEPS = (
     "type={0}LoadImageFromFile{1}",
@@ -165,3 +166,12 @@ def test_a_resize_of_random_size_makes_no_image_thin(tmp_path):
     settings = read_settings(read_config(written(tmp_path, data, nothing)))
     assert (settings.scale, settings.flips_unresized) == (None, False)
     assert not [*check_image_entry(dict(width=9, height=9), [dict()], settings)]
+
+
+def test_files_of_lvis_are_not_checked():
+    """They have coco_url, and no iscrowd."""
+    data_set = {"train_dataloader.dataset.type": "LVISV1Dataset"}
+    with pytest.raises(
+        InputError, match=r"train_dataloader.dataset is of LVIS \(LVISV1Dataset\), whose files"
+    ):
+        read_settings(read_config(str(CONFIG), data_set))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import broken_data as broken
 import pytest
-from broken_data import IMAGES, INF, NAN, OBJECTS, SECOND, first, sound, write
+from broken_data import CATEGORIES, IMAGES, INF, NAN, OBJECTS, SECOND, first, sound, with_parts, write
 from commands import CONFIG, ROOT
 from dataset_parts import SETTINGS, agrees, ends, evaluate, found_in, train
 
@@ -23,7 +23,11 @@ FOLLOWS = {
     "category-id-twice": {"category-unknown"},
     "class-not-in-file": {"category-unknown"},
     "id-mixed": {"category-unknown", "image-unknown"},
-    "field": {"class-not-in-file", "category-unknown", "image-unknown", "nothing-to-train", "no-images"},
+    "field": {
+        "class-not-in-file",
+        "category-unknown",
+        "image-unknown",
+    },  # of a name or id that cannot be used
 }
 CASES = [pytest.param(k, d, id=f"{k}-{i}") for k, examples in OBJECTS.items() for i, d in enumerate(examples)]
 
@@ -132,15 +136,16 @@ def test_masks_that_are_wrong(tmp_path):
 
 
 def test_a_part_of_a_polygon_is_left_out_or_the_object_ignored(tmp_path):
-    short, odd, part = OBJECTS["polygon-part"]
+    short, odd, part, *shorter = OBJECTS["polygon-part"]
     for data, left in ((short, 1), (odd, 1), (part, 2)):
         write(tmp_path, data)
         sample = train(tmp_path)[0]
         assert (len(sample.gt_instances), len(sample.ignored_instances)) == (left, 2 - left)
     assert evaluate(tmp_path)
-    write(tmp_path, short)
-    with pytest.raises(AnnotationError, match="TypeError"):
-        evaluate(tmp_path)
+    for data in (short, *shorter):
+        write(tmp_path, data)
+        with pytest.raises(AnnotationError, match=r"TypeError|input type is not supported"):
+            evaluate(tmp_path)
 
 
 def test_masks_as_runs_are_ignored_as_polygons(tmp_path):
@@ -198,3 +203,31 @@ def test_training_refuses_other_encodings_too(encoding, tmp_path):
 
 def test_the_guide_has_the_tables():
     assert markdown() in (ROOT / "docs/datasets.md").read_text()
+
+
+def test_a_missing_field_hides_nothing_else(tmp_path):
+    """As converters write it: no area in any annotation, no width in any image."""
+    data = sound()
+    data["annotations"][0] |= dict(bbox=[100, 100, 10, 10], category_id=99, segmentation=[])
+    for ann in data["annotations"]:
+        del ann["area"], ann["iscrowd"]
+    write(tmp_path, data)
+    expected = {"field": 4, "iscrowd": 4, "box-outside": 1, "category-unknown": 1, "mask-missing": 1}
+    assert {kind: len(examples) for kind, examples in found_in(tmp_path).items()} == expected
+    data = sound()
+    for image in data["images"]:
+        del image["width"]
+    write(tmp_path, data)
+    assert {kind: len(examples) for kind, examples in found_in(tmp_path).items()} == {"field": 2}
+
+
+def test_a_category_without_objects_is_left_alone(tmp_path):
+    """Exports have one for the whole data set."""
+    write(tmp_path, with_parts(categories=[dict(id=0, name="cells-xyz"), *CATEGORIES]))
+    assert not found_in(tmp_path)
+    assert [len(sample.gt_instances) for sample in train(tmp_path)] == [2, 2]
+
+
+def test_some_boxes_over_the_edge_are_no_corners(tmp_path):
+    write(tmp_path, first(bbox=[40, 30, 60, 46]))
+    assert {*found_in(tmp_path)} == {"box-over-edge"}

@@ -67,6 +67,10 @@ def test_the_demo_writes_pictures_and_maps(toy, config, checkpoint, tmp_path):
         indices = cv2.imread(str(tmp_path / "out/maps" / name), cv2.IMREAD_UNCHANGED)
         assert indices.shape == size and indices.max() <= 6
         assert cv2.imread(str(tmp_path / "out" / name)).shape[:2] == size
+    (tmp_path / "maps").mkdir()
+    shutil.move(tmp_path / "one.png", tmp_path / "maps/one.png")
+    args = [tmp_path / "maps", config, checkpoint, "--out-dir", tmp_path]
+    refused("demo.py", *args, cwd=toy, match=f"--out-dir {tmp_path}/maps holds the input")
 
 
 @pytest.mark.slow

@@ -18,44 +18,86 @@ ENTRY = dict(images="image", categories="category", annotations="annotation")
 
 
 def check_annotations(data: dict[str, list], settings: Settings) -> tuple[Findings, list[dict]]:
-    """Find all that the annotation file alone shows; return it, and the images whose entries can be used."""
-    found, sound = Findings(), {part: [] for part in data}
+    """Find all that the annotation file alone shows; return it, and the images whose entries can be used.
+
+    Of an entry with a field that cannot be used, what depends on the others is checked all the same.
+    """
+    found, entries, wrong = Findings(), {part: [] for part in data}, Wrong()
     found.add(settings.problems)
-    for part, entries in data.items():
-        for entry in entries:
+    for part, given in data.items():
+        for entry in given:
             fields = entry if isinstance(entry, dict) else {}
             where = dict(images=(fields, None), annotations=(None, fields)).get(part, ())
-            if not found.add(_check_fields(entry, part), *where):
-                sound[part].append(entry)
-        found.add(_check_ids(sound[part], part))
-    for name, times in _repeated(image["file_name"] for image in sound["images"]):
+            found.add(_check_fields(entry, part, wrong), *where)
+            if isinstance(entry, dict):
+                entries[part].append(entry)
+        found.add(_check_ids([entry for entry in entries[part] if wrong.has(entry, "id")], part))
+    for name, times in _repeated(i["file_name"] for i in entries["images"] if wrong.has(i, "file_name")):
         found.add([("image-file-twice", f"{name} {times}")])
-    found.add(_check_categories(sound["categories"], settings.classes))
-    images = {image["id"]: image for image in sound["images"]}
-    categories = {category["id"] for category in sound["categories"]}
+    images = {image["id"]: image for image in entries["images"] if wrong.has(image, "id")}
+    categories = {c["id"]: c.get("name") for c in entries["categories"] if wrong.has(c, "id")}
+    used = Counter(a["category_id"] for a in entries["annotations"] if wrong.has(a, "category_id"))
+    names = [category["name"] for category in entries["categories"] if wrong.has(category, "name")]
+    objects_of_name = Counter()
+    for number, name in categories.items():
+        objects_of_name[name if isinstance(name, str) else None] += used[number]
+    found.add(_check_categories(names, settings.classes, objects_of_name))
     objects = defaultdict(list)  # of each image
-    for ann in track(sound["annotations"], "annotations", transient=True):
-        image = images.get(ann["image_id"])
+    for ann in track(entries["annotations"], "annotations", transient=True):
+        image = images.get(ann["image_id"]) if wrong.has(ann, "image_id") else None
         if image is None:
-            found.add([("image-unknown", "")], None, ann)
+            found.add([("image-unknown", "")] if wrong.has(ann, "image_id") else [], None, ann)
             continue
         objects[image["id"]].append(ann)
-        found.add(_check_object(ann, image, categories), image, ann)
-        if settings.with_mask:
+        sized = wrong.has(image, "width", "height")
+        found.add(_check_object(ann, image if sized else None, categories, wrong), image, ann)
+        if settings.with_mask and sized:
             found.add(check_mask(ann, image, settings.poly2mask), image, ann)
-    for image in images.values():
+    sized = [image for image in images.values() if wrong.has(image, "width", "height")]
+    if corners := _corners(sized, objects, wrong):
+        found.pop("box-over-edge")  # as which they were taken
+        found.add([("box-corners", corners)])
+    for image in sized:
         found.add(check_image_entry(image, objects[image["id"]], settings), image)
-    if settings.classes is not None:
-        categories = {c["id"] for c in sound["categories"] if c["name"] in settings.classes}
-    left = (  # by CocoDataset.filter_data
-        image
-        for image in images.values()
-        if min(image["width"], image["height"]) >= settings.min_size
-        if not settings.filter_empty or any(a["category_id"] in categories for a in objects[image["id"]])
+    if not data["images"]:
+        found.add([("no-images", "")])
+    elif len(sized) == len(data["images"]) and not any(
+        _trained(image, objects, settings, categories) for image in sized
+    ):
+        found.add([("nothing-to-train", f"{len(images)} images")])
+    return found, [image for image in entries["images"] if wrong.has(image, *FIELDS["images"])]
+
+
+class Wrong(dict[int, set[str]]):
+    """The fields that are missing or of a wrong type, of each entry that has such."""
+
+    def has(self, entry: dict, *names: str) -> bool:
+        """Tell whether an entry has fields that can be used."""
+        return not self.get(id(entry), set()).intersection(names)
+
+
+def _trained(image: dict, objects: dict[Hashable, list], settings: Settings, categories: dict) -> bool:
+    """Tell whether CocoDataset.filter_data leaves an image."""
+    if min(image["width"], image["height"]) < settings.min_size:
+        return False
+    known = [a.get("category_id") for a in objects[image["id"]] if isinstance(a.get("category_id"), Hashable)]
+    classes = settings.classes
+    return not settings.filter_empty or any(
+        number in categories and (classes is None or categories[number] in classes) for number in known
     )
-    if next(left, None) is None:
-        found.add([("nothing-to-train", f"{len(images)} images") if images else ("no-images", "")])
-    return found, sound["images"]
+
+
+def _corners(images: list[dict], objects: dict[Hashable, list], wrong: Wrong) -> str:
+    """Say so where the boxes of a file are two corners: all fit as such, and few as width and height."""
+    leave = count = 0
+    for image in images:
+        width, height = image["width"] + EDGE, image["height"] + EDGE
+        for x, y, w, h in (a["bbox"] for a in objects[image["id"]] if wrong.has(a, "bbox")):
+            if not (0 <= x < w <= width and 0 <= y < h <= height):
+                return ""
+            count += 1
+            leave += x + w > width or y + h > height
+    return f"{leave} of {count} would leave their images, none does as corners" if leave > count / 2 else ""
 
 
 def _is_number(value: object) -> bool:
@@ -86,7 +128,7 @@ FIELDS = {
 }
 
 
-def _check_fields(entry: object, part: str) -> Found:
+def _check_fields(entry: object, part: str, wrong: Wrong) -> Found:
     """Find fields that are missing or of a wrong type in an entry of images, annotations or categories."""
     if not isinstance(entry, dict):
         yield "field", f"{part} has {entry!r:.40}, not an object with fields"
@@ -96,6 +138,9 @@ def _check_fields(entry: object, part: str) -> Found:
             yield "field", f"{part}: {name} is missing"
         elif not right(entry[name]):
             yield "field", f"{part}: {name} is {entry[name]!r:.40}"
+        else:
+            continue
+        wrong.setdefault(id(entry), set()).add(name)
 
 
 def _repeated(values: Iterable[Hashable]) -> Iterator[tuple[Hashable, str]]:
@@ -117,15 +162,16 @@ def _check_ids(entries: list[dict], part: str) -> Found:
             yield "annotation-id-0", ""
 
 
-def _check_categories(categories: list[dict], classes: tuple[str, ...] | None) -> Found:
-    """Compare the file's categories among themselves and with a config's classes."""
-    names = [category["name"] for category in categories]
+def _check_categories(names: list[str], classes: tuple[str, ...] | None, objects: dict[str, int]) -> Found:
+    """Compare the file's categories, of which each has so many objects, with a config's classes."""
     for name, times in _repeated(names):
         yield "category-name-twice", f"{name!r} {times}"
     if classes is None:
         return
     names = list(dict.fromkeys(names))
-    yield from (("category-not-in-config", repr(name)) for name in names if name not in classes)
+    for name in names:
+        if name not in classes and objects[name]:  # some exports have one for the whole data set, unused
+            yield "category-not-in-config", f"{name!r}, {objects[name]} objects"
     yield from (("class-not-in-file", repr(name)) for name in classes if name not in names)
     ours, theirs = [n for n in classes if n in names], [n for n in names if n in classes]
     for our, their in zip(ours, theirs, strict=False):
@@ -134,23 +180,30 @@ def _check_categories(categories: list[dict], classes: tuple[str, ...] | None) -
             return
 
 
-def _check_object(ann: dict, image: dict, categories: set[Hashable]) -> Found:
+def _check_object(ann: dict, image: dict | None, categories: dict[Hashable, str], wrong: Wrong) -> Found:
     """Find boxes, areas and marks that CocoDataset.parse_data_info or pycocotools drops or mistakes."""
-    if ann["category_id"] not in categories:
+    if wrong.has(ann, "category_id") and ann["category_id"] not in categories:
         yield "category-unknown", f"category_id {ann['category_id']!r}"
-    x, y, w, h = ann["bbox"]
-    width, height = image["width"], image["height"]
-    if not isfinite(x + y + w + h + ann["area"]):
-        yield "not-finite", f"bbox {ann['bbox']}, area {ann['area']}"
-    elif w < 1 or h < 1:
-        yield "box-empty", f"bbox {ann['bbox']}"
-    elif x + w <= 0 or y + h <= 0 or x >= width or y >= height:
-        yield "box-outside", f"bbox {ann['bbox']} in {width} x {height}"
-    elif min(x, y) < -EDGE or x + w > width + EDGE or y + h > height + EDGE:
-        yield "box-over-edge", f"bbox {ann['bbox']} in {width} x {height}"
-    if ann["area"] <= 0:
-        yield "area-empty", f"area {ann['area']}"
+    if wrong.has(ann, "bbox") and image is not None:
+        yield from _check_box(ann["bbox"], image["width"], image["height"])
+    if wrong.has(ann, "area"):
+        if not isfinite(ann["area"]):
+            yield "not-finite", f"area {ann['area']}"
+        elif ann["area"] <= 0:
+            yield "area-empty", f"area {ann['area']}"
     if ann.get("iscrowd") not in (0, 1):
         yield "iscrowd", f"iscrowd is {ann['iscrowd']!r:.40}" if "iscrowd" in ann else "it is missing"
     if ann.get("ignore"):
         yield "ignore", ""
+
+
+def _check_box(box: list[float], width: float, height: float) -> Found:
+    x, y, w, h = box
+    if not isfinite(x + y + w + h):
+        yield "not-finite", f"bbox {box}"
+    elif w < 1 or h < 1:
+        yield "box-empty", f"bbox {box}"
+    elif x + w <= 0 or y + h <= 0 or x >= width or y >= height:
+        yield "box-outside", f"bbox {box} in {width} x {height}"
+    elif min(x, y) < -EDGE or x + w > width + EDGE or y + h > height + EDGE:
+        yield "box-over-edge", f"bbox {box} in {width} x {height}"

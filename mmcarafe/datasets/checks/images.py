@@ -68,7 +68,8 @@ def check_file(path: Path, image: dict, loader: LoadImageFromFile) -> Found:
     try:
         with Image.open(path) as header:
             width, height = header.size
-            if (yield from _check_header(header)) in SIDEWAYS:
+            # Pillow gives the upright size of a TIFF
+            if (yield from _check_header(header)) in SIDEWAYS and header.format != "TIFF":
                 width, height = height, width
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, struct.error):
         pass  # not for Pillow, or EXIF that is cut off; the pipeline's own reader decides
