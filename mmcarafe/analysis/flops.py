@@ -20,6 +20,12 @@ CARAFES = "of these, CARAFE"
 OUTSIDE = "outside of these"
 PROPOSAL_COUNT = 2  # run, and multiplied
 
+OF_BOXES = ("bbox_head", "bbox_roi_extractor", "shared_head", "semantic_roi_extractor")
+OF_MASKS = (
+    "mask_head", "mask_iou_head", "mask_roi_extractor", "grid_head", "grid_roi_extractor", "feat_relay_head"
+)  # fmt: skip
+"""Parts of a RoI head that get all proposals, or what is left of them, as do all while masks are made."""
+
 
 @dataclass
 class Cost:
@@ -49,13 +55,14 @@ def components(model: nn.Module) -> dict[str, nn.Module]:
 class Meter:
     """Counts what runs in each component, whether it is called or a method of it is, as mmdet does."""
 
-    def __init__(self, parts: dict[str, nn.Module]):
+    def __init__(self, parts: dict[str, nn.Module], rois: "Rois"):
+        self.rois = rois
         points = {torch.ops.aten.grid_sampler_2d: self._count_points}
         self.counter = FlopCounterMode(display=False, custom_mapping=points)
-        self.flops, self.carafe = dict.fromkeys(parts, 0), dict.fromkeys(parts, 0)
+        self.flops, self.carafe = dict.fromkeys(parts, 0.0), dict.fromkeys(parts, 0.0)
+        self.measured = 0  # before multiplied
         self.output: dict[str, object] = {}
         self.running: set[str] = set()
-        self.biases = 0
         for name, part in parts.items():
             # the stages of a cascade are called one by one
             for module in part if isinstance(part, nn.ModuleList) else [part]:
@@ -74,7 +81,9 @@ class Meter:
             self.running.add(name)
             self.output[name] = method(*args, **kwargs)
             self.running.remove(name)
-            self.flops[name] += self.counter.get_total_flops() - before
+            flops = self.counter.get_total_flops() - before
+            self.measured += flops
+            self.flops[name] += flops * self.rois.factor(name)
             return self.output[name]
 
         return measured
@@ -87,19 +96,38 @@ class Meter:
         self, name: str, layer: Reassembler, inputs: tuple[torch.Tensor], output: torch.Tensor
     ) -> None:
         source, target = (t[:, 0].numel() for t in (inputs[0], output))
-        biases = carafe_bias_flops(layer, source, target)
-        self.flops[name] += biases
-        self.biases += biases
-        self.carafe[name] += carafe_flops(layer, source, target)
+        more = self.rois.factor(name)
+        self.flops[name] += carafe_bias_flops(layer, source, target) * more
+        self.carafe[name] += carafe_flops(layer, source, target) * more
 
 
-def rois_of(model: nn.Module) -> dict[str, int]:
-    """Return how many RoIs each part of a RoI head gets from an image, by the settings for tests."""
-    if not getattr(model, "with_rpn", False) or model.test_cfg.get("rpn") is None:  # queries are no RoIs
-        return {}
-    boxes, masks = model.test_cfg.rpn.max_per_img, model.test_cfg.rcnn.max_per_img
-    heads = dict.fromkeys(("mask_head", "mask_iou_head", "grid_head", "feat_relay_head"), masks)
-    return {f"roi_head.{name}": count for name, count in ({"bbox_head": boxes} | heads).items()}
+class Rois:
+    """How many RoIs the parts of a RoI head get from an image, by the settings for tests."""
+
+    def __init__(self, model: nn.Module):
+        # queries are no RoIs
+        self.counted = getattr(model, "with_rpn", False) and model.test_cfg.get("rpn") is not None
+        self.masking = False
+        if self.counted:
+            self.boxes, self.masks = model.test_cfg.rpn.max_per_img, model.test_cfg.rcnn.max_per_img
+            if make_masks := getattr(model.roi_head, "_mask_forward", None):
+                model.roi_head._mask_forward = self._noted(make_masks)
+
+    def _noted(self, make_masks: Callable) -> Callable:
+        def noted(*args, **kwargs):
+            self.masking = True
+            output = make_masks(*args, **kwargs)
+            self.masking = False
+            return output
+
+        return noted
+
+    def factor(self, part: str) -> float:
+        """Return what the operations of a part, which got a few RoIs, are multiplied by."""
+        name = part.removeprefix("roi_head.")
+        if not self.counted or name not in OF_BOXES + OF_MASKS:
+            return 1
+        return (self.masks if self.masking or name in OF_MASKS else self.boxes) / PROPOSAL_COUNT
 
 
 def propose(model: nn.Module, shape: list[int]) -> None:
@@ -126,39 +154,37 @@ def count(model: nn.Module, shape: list[int]) -> dict[str, Cost]:
     model = predicting(model).requires_grad_(False)
     for parameter in model.parameters():  # random ones may give boxes that are not finite
         parameter.zero_()
-    parts, rois, mode = components(model), rois_of(model), mode_of(model)
-    if rois:
+    parts, rois, mode = components(model), Rois(model), mode_of(model)
+    if rois.counted:
         propose(model, shape)
     size = tuple(shape)
     sample = BaseDataElement(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1, 1)))
     image = torch.zeros(image_channels(model), *shape)
     batch = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]))
-    meter = Meter(parts)
+    meter = Meter(parts, rois)
     with meter.counter:
         try:
             model(**batch, mode=mode)
-        except (RuntimeError, ImportError) as error:
+        except Exception as error:  # a raw pass of mmsegmentation's lacks what some heads ask for
             raise InputError(
                 f"{type(model).__name__} does not run on the CPU with an image of {shape[0]} x {shape[1]}: "
-                f"{str(error).strip().splitlines()[0]}"
+                f"{next(iter(str(error).strip().splitlines()), type(error).__name__)}"
             ) from error
         for name, part in parts.items():  # mmdet's raw forward pass leaves the semantic head out
             if name.endswith("semantic_head") and name not in meter.output:
                 part.forward(meter.output["neck"])
-    return costs_of(model, parts, rois, meter)
+    return costs_of(model, parts, meter)
 
 
-def costs_of(model: nn.Module, parts: dict, rois: dict[str, int], meter: Meter) -> dict[str, Cost]:
+def costs_of(model: nn.Module, parts: dict, meter: Meter) -> dict[str, Cost]:
     """Return the cost of each component, of what is in none, and of the CARAFE modules among them."""
     costs, carafe = {}, Cost()
     for name, part in parts.items():
-        # operations of a RoI head are proportional to the RoIs, of which it got a few
-        more = rois[name] / PROPOSAL_COUNT if name in rois else 1
-        costs[name] = Cost(parameters_of(part), round(meter.flops[name] * more))
+        costs[name] = Cost(parameters_of(part), round(meter.flops[name]))
         layers = [m for m in part.modules() if isinstance(m, Reassembler)]
-        carafe += Cost(sum(map(parameters_of, layers)), round(meter.carafe[name] * more))
-    everything = Cost(parameters_of(model), meter.counter.get_total_flops() + meter.biases)
-    outside = everything - Cost(total(costs).parameters, sum(meter.flops.values()))
+        carafe += Cost(sum(map(parameters_of, layers)), round(meter.carafe[name]))
+    outside = Cost(parameters_of(model), meter.counter.get_total_flops())
+    outside -= Cost(total(costs).parameters, meter.measured)
     if outside != Cost():
         costs[OUTSIDE] = outside
     return costs | ({CARAFES: carafe} if carafe.parameters else {})

@@ -161,7 +161,7 @@ def _points(lines: list[dict], baseline: str) -> dict[str, dict[int, dict[int, f
             if curve in point["metrics"]:
                 value = scale_of(curve) * point["metrics"][curve]
                 found.setdefault(line["arm"], {}).setdefault(point["epoch"], {})[line["seed"]] = value
-    return {arm: points for arm, points in found.items() if points}
+    return {arm: dict(sorted(points.items())) for arm, points in found.items() if points}
 
 
 def _curve(lines: list[dict]) -> str:

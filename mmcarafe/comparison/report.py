@@ -46,7 +46,9 @@ def summary(lines: list[dict], baseline: str) -> list[dict]:
                 f"{runs[0]['config']} ({recipe}) has no run of the baseline {baseline!r}, only of "
                 f"{', '.join(map(repr, names))}: name one of them with --baseline"
             )
-        values = {name: _values([line for line in runs if line["arm"] == name]) for name in names}
+        found = (item for run in runs for item in run["metrics"].items())
+        scores = list(dict.fromkeys(key for key, value in found if "_mAP" in key and value != -1))
+        values = {name: _values([run for run in runs if run["arm"] == name], scores) for name in names}
         arms = []
         for name in sorted(names, key=lambda name: name != baseline):
             first = next(line for line in runs if line["arm"] == name)
@@ -61,11 +63,15 @@ def summary(lines: list[dict], baseline: str) -> list[dict]:
     return recipes
 
 
-def _values(runs: list[dict]) -> dict[str, dict[int, float]]:
-    """Return by metric, and time, each seed's value; COCO's -1 stands for no object of a size."""
+def _values(runs: list[dict], scores: list[str]) -> dict[str, dict[int, float]]:
+    """Return by metric, and time, each seed's value; COCO's -1 stands for no object of a size.
+
+    A model that finds nothing has no AP in mmdet's results: those of ``scores`` that it lacks are 0.
+    """
     values: dict[str, dict[int, float]] = {}
     for run in runs:
-        for key, value in (run["metrics"] | {name: run[name] for name in TIMES}).items():
+        known = dict.fromkeys(scores, 0.0) | run["metrics"] | {name: run[name] for name in TIMES}
+        for key, value in known.items():
             if value != -1:
                 values.setdefault(key, {})[run["seed"]] = value
     return values

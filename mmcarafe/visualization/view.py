@@ -84,6 +84,9 @@ class View:
 
         A training that diverged has kernels of NaN, and kernels without a softmax have negative weights.
         """
+        left, top, right, bottom = self.inside
+        if not (left < right and top < bottom):  # a box that diverged, or has no width
+            return f"the box {tuple(round(side, 1) for side in self.box)} has no part of the image in it"
         if not all(bool(t.isfinite().all()) for call in self.calls for t in (call.features, call.kernels)):
             return "features or kernels are not finite"
         return "kernels have negative weights" if any(bool((c.kernels < 0).any()) for c in self.calls) else ""
@@ -166,11 +169,7 @@ def look(model: nn.Module, inputs: Tensor, sample: BaseDataElement) -> list[View
     Raises:
         InputError: the segmentor predicts piece by piece.
     """
-    if (getattr(model, "test_cfg", None) or {}).get("mode") == "slide":
-        raise InputError(
-            "the segmentor predicts windows of the image one by one; its kernels are shown in whole images: "
-            "--cfg-options model.test_cfg.mode=whole"
-        )
+    check_whole(model, "--cfg-options model.test_cfg.mode=whole")
     rois: list[tuple[int, Tensor, torch.Size]] = []
     with undisturbed(model), record(model) as calls, ExitStack() as stack:
 
@@ -197,9 +196,29 @@ def look(model: nn.Module, inputs: Tensor, sample: BaseDataElement) -> list[View
         # mmdet's padded size, that of mmsegmentation where it pads, and the image's own
         padded = (result.metainfo.get(name) for name in ("batch_input_shape", "pad_shape"))
         size = next((known for known in padded if known), inputs.shape[1:])
-        box = roi or _map_box(call, size[:2])
+        box = roi or _map_box(call, size[:2], is_pooled(model, call))
         views.append(View(name, image, call.chain(), 0, box, scale_factor, roi is not None))
-    return views
+    return numbered(views)
+
+
+def check_whole(model: nn.Module, advice: str) -> None:
+    """Raise InputError, with what to do, where a segmentor predicts an image piece by piece."""
+    if (getattr(model, "test_cfg", None) or {}).get("mode") == "slide":
+        raise InputError(
+            "the segmentor predicts windows of the image one by one; its kernels are shown in whole images: "
+            f"{advice}"
+        )
+
+
+def numbered(views: list[View]) -> list[View]:
+    """Tell the passes apart of modules that run several times (RFP's neck): "neck, pass 1"."""
+    times, passes = Counter(view.name for view in views), Counter()
+    found = []
+    for view in views:
+        passes[view.name] += 1
+        several = times[view.name] > 1
+        found.append(replace(view, name=f"{view.name}, pass {passes[view.name]}") if several else view)
+    return found
 
 
 def select(views: list[View], module: str | None) -> list[View]:
@@ -227,9 +246,18 @@ def _roi_box(order: int, call: Reassembly, rois: list[tuple[int, Tensor, torch.S
     return tuple(boxes[0, 1:].tolist()) if same else None
 
 
-def _map_box(call: Reassembly, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def is_pooled(model: nn.Module, call: Reassembly) -> bool:
+    """Tell whether a call is of a pooling pyramid, whose maps have as many rows as columns for any image."""
+    owner, _, index = call.name.rpartition(".upsample_modules.")
+    steps = getattr(model.get_submodule(owner), "_steps", ())
+    return any(step.rest and step.module == int(index) for step in steps if step)
+
+
+def _map_box(call: Reassembly, size: tuple[int, int], pooled: bool) -> tuple[float, float, float, float]:
     """Return the area of the finest output over an input of ``size``; an odd map reaches over its edge."""
     rows, columns = call.kernels.shape[2:]
+    if pooled:
+        return 0, 0, size[1], size[0]
     # of the larger of the two maps, whose sides are rounded less
     finer = call.features if call.downsamples else call.kernels
     stride = max(1, round(max(size) / max(finer.shape[2:]))) * (call.scale if call.downsamples else 1)

@@ -89,3 +89,29 @@ def test_rois_are_those_of_the_settings_for_tests():
     few, usual = count(build_model(cfg), list(SMALL)), costs(MASK_RCNN)
     assert 2 * few["roi_head.bbox_head"].flops == usual["roi_head.bbox_head"].flops
     assert 4 * few["roi_head.mask_head"].flops == usual["roi_head.mask_head"].flops
+
+
+def test_what_boxes_and_masks_share_is_counted_for_both():
+    """In a C4 model a stage of the ResNet runs on every RoI."""
+
+    def shared(boxes, masks):
+        options = {
+            "model.test_cfg.rpn.max_per_img": boxes,
+            "model.test_cfg.rcnn.max_per_img": masks,
+            "model.backbone.init_cfg": None,
+        }
+        cfg = read_config("mmdet::mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py", options)
+        return count(build_model(cfg), [64, 64])["roi_head.shared_head"].flops
+
+    assert shared(2, 2) > 0
+    assert shared(1000, 100) == 1100 / 4 * shared(2, 2)
+    assert shared(1000, 50) == 1050 / 4 * shared(2, 2)
+
+
+def test_extractors_with_layers_are_counted_for_each_roi():
+    name = "mmdet::groie/mask-rcnn_r50_fpn_groie_1x_coco.py"
+    few = {"model.test_cfg.rpn.max_per_img": 2, "model.test_cfg.rcnn.max_per_img": 2}
+    found, usual = (count(build_model(read_config(name, options)), [64, 64]) for options in (few, {}))
+    for kind, rois in (("bbox", 1000), ("mask", 100)):
+        name = f"roi_head.{kind}_roi_extractor"
+        assert usual[name].flops == rois / 2 * found[name].flops > 0

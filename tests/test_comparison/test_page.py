@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of measurements is made of committed results, and says no more than they do."""
 
+import copy
+
 import cv2
 import evidence_page
 import pytest
 from commands import ROOT, call
 
-from mmcarafe.comparison.page import section
+from mmcarafe.comparison.page import _points, section
 from mmcarafe.comparison.runs import add_result
 from mmcarafe.errors import InputError
 from mmcarafe.utils.markdown import split_section
@@ -118,3 +120,10 @@ def test_the_command_writes_sections_and_plots(tmp_path):
     for name in ("small-differences.png", "small-curves.png"):
         assert cv2.imread(str(tmp_path / "evidence" / name)).std() > 5
     assert call("evidence_page.py", cwd=tmp_path).stdout.count("hours in the training loop") >= 1
+
+
+def test_curves_go_forward_where_the_first_run_lost_a_point():
+    lines = copy.deepcopy(THREE)
+    lost = lines[0]["curve"].pop(0)["epoch"]
+    epochs = [*_points(lines, "config")[lines[0]["arm"]]]
+    assert lost in epochs and epochs == sorted(epochs)

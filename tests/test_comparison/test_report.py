@@ -99,3 +99,11 @@ def test_without_results_or_baseline_there_is_no_report(out, tmp_path_factory):
     refused(
         "compare_upsamplers.py", "--report", "--out", empty, cwd=empty, match="has no results: train first"
     )
+
+
+def test_a_run_that_finds_nothing_counts_as_0():
+    """mmdet reports no AP of it."""
+    empty = line("bilinear in neck", 1, 0.0) | dict(metrics={})
+    (recipe,) = summary([*LINES, empty], "config")
+    arm = next(arm for arm in recipe["arms"] if arm["arm"] == "bilinear in neck")
+    assert arm["measured"]["coco/segm_mAP"]["mean"] == pytest.approx(0.39 / 2)

@@ -4,7 +4,7 @@
 from pathlib import Path
 
 import pytest
-from commands import TWIN
+from commands import ROOT, TWIN
 from mmengine.config import Config
 
 from mmcarafe.comparison.arms import Arm
@@ -80,3 +80,10 @@ def test_a_file_that_is_no_file_of_results_is_named(tmp_path):
     write_whole(tmp_path / "runs.jsonl", '{"arm": "one"}\n{"arm')
     with pytest.raises(InputError, match=r"runs\.jsonl is no file of results"):
         read_results(tmp_path / "runs.jsonl")
+
+
+def test_what_is_named_twice_is_run_once(tmp_path):
+    cfg = Config.fromfile(ROOT / "configs/comparison/mask-rcnn_r18_fpn_nuclei.py")
+    arms = [Arm(), Arm("CARAFE", "both"), Arm("CARAFE", "neck+mask_head")]
+    runs = plan(cfg, arms, [0, 0, 1], tmp_path)
+    assert [(run.arm.where, run.seed) for run in runs] == [("", 0), ("both", 0), ("", 1), ("both", 1)]

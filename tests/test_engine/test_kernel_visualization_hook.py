@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from mmengine.logging import MessageHub
 
@@ -13,6 +14,7 @@ from mmcarafe.apis.config import read_config
 from mmcarafe.apis.libraries import build_model
 from mmcarafe.comparison.variants import CARAFELinear
 from mmcarafe.engine import CARAFEVisualizationHook
+from mmcarafe.errors import ImageError
 from mmcarafe.layers import CARAFE
 
 
@@ -35,3 +37,10 @@ def test_a_training_that_diverged_goes_on(request, tmp_path, caplog, monkeypatch
     hook._write(runner, None, 2)
     assert len(written) == 4
     assert "neck: no pictures, features or kernels are not finite" in caplog.text
+
+
+def test_an_image_that_is_missing_is_named_before_the_training(request):
+    cfg = read_config(str(request.config.rootpath / "configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py"))
+    runner = SimpleNamespace(model=build_model(cfg), cfg=cfg)
+    with pytest.raises(ImageError, match=r"nowhere.png"):
+        CARAFEVisualizationHook(image="nowhere.png").before_train(runner)

@@ -3,6 +3,7 @@
 
 import json
 import time
+from contextlib import nullcontext
 
 import benchmark_op
 import pytest
@@ -190,3 +191,14 @@ def test_on_the_gpu(tmp_path):
     }
     assert all(0 < r["of_copy"] < 1.5 for r in triton)
     assert all(r["extra"] < 0.2 for r in triton if "extra" in r)
+
+
+@pytest.mark.parametrize(("name", "count"), [("deconvolution", 2), ("nearest", 0), ("mmcarafe", 0)])
+def test_a_backward_pass_has_the_gradients_of_all_that_a_row_learns(name, count, monkeypatch):
+    """As on a CPU, where ``backward`` makes them."""
+    monkeypatch.setattr(gpu.Call, "chosen", lambda *_: nullcontext())
+    inputs = Inputs.draw(SMALL, "contiguous", True)
+    row = rows.ROWS.get(name, rows.form(rows.operator))
+    gradients = gpu.run(gpu.Call(row.make(inputs), row, inputs, inputs.output_grad()))
+    assert len(gradients) == 2 + count
+    assert all(gradient is not None for gradient in gradients[2:])

@@ -14,7 +14,9 @@ from mmcarafe.apis.config import read_config
 from mmcarafe.apis.libraries import build_model
 from mmcarafe.layers.upsampler import Reassembler
 from mmcarafe.visualization import choose_points, image_points, look, select
+from mmcarafe.visualization.view import numbered
 
+NAN = float("nan")
 CONFIG = "configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py"
 
 
@@ -182,3 +184,16 @@ def test_values_that_are_not_finite_are_told(model):
     assert view.flaw == ""
     view.calls[1].kernels[0, 0, 0, 0] = float("nan")
     assert view.flaw == "features or kernels are not finite"
+
+
+@pytest.mark.parametrize("box", [(128, 10, 128, 30), (-40, 10, -10, 50), (140, 10, 180, 50), (0, NAN, 9, 9)])
+def test_a_roi_without_a_part_of_the_image_is_not_drawn(model, box):
+    view = views_of(model)["roi_head.mask_head"]
+    assert view.flaw == ""
+    assert "has no part of the image in it" in replace(view, box=box).flaw
+
+
+def test_modules_that_run_twice_are_told_apart(model):
+    neck, head = views_of(model).values()
+    names = [view.name for view in numbered([neck, head, neck])]
+    assert names == ["neck, pass 1", "roi_head.mask_head", "neck, pass 2"]

@@ -124,13 +124,14 @@ class Gpu:
 
 
 def run(call: Call) -> Tensor | tuple:
-    """Return the output, or the gradients of features and masks; all of it by the row's implementation."""
+    """Return the output, or the gradients of all that a row learns; all of it by its implementation."""
     i = call.inputs
     with call.chosen("cuda"):
         out = call.function(i)
         if call.grad is None:
             return out
-        return torch.autograd.grad(out, (i.features, i.masks), call.grad, allow_unused=True)
+        learns = getattr(call.function, "learns", ())  # a backward pass has their gradients too
+        return torch.autograd.grad(out, (i.features, i.masks, *learns), call.grad, allow_unused=True)
 
 
 def moved_bytes(call: Call) -> int:

@@ -40,8 +40,8 @@ MAX_FEATURES = 6 * 10**6
 class Row:
     """Something to time.
 
-    ``make`` is given one of the inputs and returns a function of such inputs; ``why_not`` returns a reason
-    not to run it on them, or None.
+    ``make`` is given one of the inputs and returns a function of such inputs, with the parameters it learns
+    in its ``learns`` if there are any; ``why_not`` returns a reason not to run it on them, or None.
     """
 
     make: Callable[[Inputs], Callable[[Inputs], Tensor]]
@@ -58,12 +58,24 @@ def layer(build: Callable[[int, int], nn.Module], *options) -> Row:
     def make(first: Inputs) -> Callable[[Inputs], Tensor]:
         x = first.features
         module = build(x.shape[1], first.scale).to(x).requires_grad_(x.requires_grad)
-        if not getattr(module, "guided", False):
-            return lambda i: module(i.features)
-        guide = torch.rand_like(first.output_grad()).requires_grad_(x.requires_grad)
-        return lambda i: module(i.features, guide)
+        guide = None
+        if getattr(module, "guided", False):
+            guide = torch.rand_like(first.output_grad()).requires_grad_(x.requires_grad)
+        return LayerCall(module, guide)
 
     return Row(make, *options, reads_masks=False)
+
+
+class LayerCall:
+    """Runs a module on the features of inputs, with one guide for all."""
+
+    def __init__(self, module: nn.Module, guide: Tensor | None):
+        self.module, self.guides = module, [] if guide is None else [guide]
+        self.learns = [*module.parameters(), *self.guides]
+
+    def __call__(self, i: Inputs) -> Tensor:
+        """Run it."""
+        return self.module(i.features, *self.guides)
 
 
 def form(function: Callable[..., Tensor], *options, compiled: bool = False, **named) -> Row:

@@ -22,7 +22,7 @@ from mmcarafe.visualization import (
     select,
     to_rgb,
 )
-from mmcarafe.visualization.view import undisturbed
+from mmcarafe.visualization.view import check_whole, undisturbed
 
 CHOSEN = "carafe_points"
 """The name of the points that were chosen, by part and image, in mmengine's message hub (in checkpoints)."""
@@ -84,7 +84,10 @@ class CARAFEVisualizationHook(Hook):
                 f"CARAFEVisualizationHook: module: expected the beginning of one of {', '.join(names)}, "
                 f"got {self.module!r}"
             )
+        check_whole(model, "leave CARAFEVisualizationHook out, or evaluate with model.test_cfg.mode='whole'")
         image_pipeline(runner.cfg)
+        if isinstance(self.image, str):  # now, not after hours
+            load_image(runner.cfg, self.image)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Draw after each ``interval`` validations, those before a training was resumed included."""
