@@ -18,6 +18,11 @@ try:  # an isolated build has no torch: the package then installs without its CP
 except ImportError:
     BuildExtension = CppExtension = None
 else:
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        raise SystemExit(
+            f"mmcarafe needs torch 2.6 or newer, found {torch.__version__}: pip would replace it, and an "
+            "mmcv that was built for it would no longer load; install a newer torch, and mmcv for it, first"
+        )
     # what is built with a torch from 2.10 on, by its stable ABI, runs with each of them and any Python
     STABLE_ABI = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10)
     LIMITED_API = STABLE_ABI and not sysconfig.get_config_var("Py_GIL_DISABLED")  # which has none yet
@@ -133,7 +138,7 @@ setup(
         # GPU kernels; torch's CUDA builds for Linux bring it along
         "triton": ["triton>=3.4"],
         # tools/deployment/export.py
-        "onnx": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
+        "onnx": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.23"],
         # with "onnx": export.py --format openvino
         "openvino": ["openvino>=2026.4"],
         "tests": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff", "clang-format", "codespell"],

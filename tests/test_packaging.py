@@ -273,3 +273,22 @@ def test_the_kernels_compile_for_a_torch_without_the_stable_abi():
     ]
     result = subprocess.run(compiler, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_torch_that_is_too_old_is_named_before_it_is_replaced(tmp_path):
+    package = tmp_path / "torch/utils"
+    package.mkdir(parents=True)
+    (tmp_path / "torch/__init__.py").write_text("__version__ = '2.1.0+cu118'")
+    (package / "__init__.py").touch()
+    (package / "cpp_extension.py").write_text("class BuildExtension: pass\nCppExtension = BuildExtension")
+    result = subprocess.run(
+        [sys.executable, "setup.py", "--version"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith(
+        "mmcarafe needs torch 2.6 or newer, found 2.1.0+cu118: pip would replace it"
+    )

@@ -32,7 +32,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("input", help="image, folder of images, glob in quotes, or video")
     parser.add_argument("config")
     parser.add_argument("checkpoint")
-    parser.add_argument("--out-dir", default="demo", help="folder for pictures or a video, and results")
+    parser.add_argument(
+        "--out-dir", default="work_dirs/demo", help="folder for pictures or a video, and results"
+    )
     add_device_option(parser)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")

@@ -19,7 +19,7 @@ run_logged() {  # <log> <sed script for the screen> <command ...>: all output to
 }
 
 SECONDS=0
-say "started at $(date +%H:%M): environment (4 to 6 min, once), data set, training (5 min), evaluation, picture"
+say "started at $(date +%H:%M): environment (3 to 6 min, once), data set, training (5 min), evaluation, picture"
 [ -f "$CONFIG" ] || fail "config $CONFIG does not exist; the embedded ones are configs/carafe/*_shapes.py"
 bash tools/setup_env.sh
 # shellcheck source=/dev/null
@@ -38,8 +38,11 @@ python tools/dataset_tools/make_shapes_dataset.py "$DATA"
 mkdir -p "$WORK"
 stamp=$(cat "$CONFIG" configs/_base_/*.py configs/carafe/*_shapes.py "$DATA"/annotations/*.json | cksum)
 if [ "$(cat "$WORK/.stamp" 2>/dev/null)" != "$stamp" ]; then
-    # made from other configs or data: start over
-    if [ -f "$WORK/.stamp" ]; then rm -rf "$WORK"; fi
+    if [ -f "$WORK/.stamp" ]; then
+        old=$WORK.$(date +%Y%m%d-%H%M%S)
+        mv "$WORK" "$old"
+        say "configs or data have changed since the last training, which is in $old now: starting over"
+    fi
     mkdir -p "$WORK"
     echo "$stamp" >"$WORK/.stamp"
 fi
@@ -66,4 +69,4 @@ else
 fi
 
 python tools/analysis_tools/report.py "$CONFIG" "$WORK"
-say "done in $((SECONDS / 60)) min $((SECONDS % 60)) s"
+say "done in $((SECONDS / 60)) min $((SECONDS % 60)) s; for your own commands: source .venv/bin/activate"

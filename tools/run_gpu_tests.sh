@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that is tested on a GPU; options go to pytest.
 #
-#   PYTHON  interpreter with torch, Triton, pytest and hypothesis in place of .venv's; without mmdet only the
+#   PYTHON  interpreter with torch, Triton, numpy, pytest and hypothesis in place of .venv's; without mmdet only the
 #           operator is tested, from the checkout and without installing it
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -10,14 +10,17 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+[ "$(uname)" = Linux ] || fail "runs on Linux only; elsewhere: pip install -e . --no-build-isolation in an environment with torch"
+
+STACK=${STACK:-openmmlab}
 VENV=$PWD/.venv
 STAMP=$VENV/.mmcarafe-ready
+MADE_FOR=$VENV/.mmcarafe-made-for  # checkout and stack
 LOG=$VENV/setup.log
 CACHE=${MMCARAFE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mmcarafe}
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 export MAX_JOBS=${MAX_JOBS:-$(nproc)}
-
-fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 find_python() {
     local candidate candidates=(python3 python3.11 python3.12 python3.10)
@@ -47,6 +50,8 @@ explain() {  # <step>: one sentence for the causes we know, the log for the othe
     if grep -qiE 'no space left|disk quota' "$LOG"; then fail "$1 ran out of disk space; free some and run this again"
     elif grep -qiE 'name resolution|NewConnectionError|ConnectTimeout|Network is unreachable|ProxyError|Connection refused' "$LOG"; then
         fail "$1 could not reach the package registry; check the network or pip's index settings (pip config list) and run this again"
+    elif grep -qE 'CERTIFICATE_VERIFY_FAILED|SSLError' "$LOG"; then
+        fail "$1 could not verify the certificate of the package registry; name your network's in PIP_CERT and run this again"
     elif grep -q 'No matching distribution' "$LOG"; then
         fail "$1: $(grep -m1 'No matching distribution' "$LOG" | sed 's/^ERROR: //'); pip's index lacks it for this Python or platform"
     fi
@@ -62,10 +67,14 @@ step() {  # <number> <title> <usual time> <command ...>; errexit is off in the c
 }
 
 version_of() { "$1" -c 'import sys; print(sys.version_info[:2])' 2>/dev/null; }
-make_venv() {
-    local clear=()
-    if [ "$(version_of "$VENV/bin/python")" != "$(version_of "$python")" ]; then clear=(--clear); fi
-    "$python" -m venv "${clear[@]}" "$VENV"
+prepare_venv() {  # empties one of another Python, stack or checkout, but for the log, which says that it is ours
+    local made_for; made_for=$(cat "$MADE_FOR" 2>/dev/null || echo "$STACK $PWD")
+    mkdir -p "$VENV" && touch "$LOG"
+    if [ "$made_for" != "$STACK $PWD" ] || [ "$(version_of "$VENV/bin/python")" != "$(version_of "$python")" ]; then
+        find "$VENV/" -mindepth 1 -maxdepth 1 ! -name "$(basename "$LOG")" -exec rm -rf {} +
+    fi
+    rm -f "$STAMP"
+    echo "$STACK $PWD" >"$MADE_FOR"
 }
 export PATH="$VENV/bin:$PATH"  # torch's build helper looks for pip's ninja there
 pip_install() { "$VENV/bin/python" -m pip install "$@"; }
@@ -155,7 +164,7 @@ install_test_tools() {  # another torch has brought the Triton it goes with
     pip_install -r <(grep -v "^${TORCH:+triton}==" requirements/tests.txt)
 }
 
-STACK_PINS=requirements/${STACK:-openmmlab}.txt
+STACK_PINS=requirements/$STACK.txt
 [ -f "$STACK_PINS" ] || fail "STACK=$STACK is none of openmmlab, onedl"
 TORCH_PIN=$(sed -n 's/^torch==//p' requirements/torch.txt)
 MMCV_PIN=$(grep -E '^(onedl-)?mmcv==' "$STACK_PINS")
@@ -177,9 +186,9 @@ fi
 python=$(find_python)
 check_machine "$python"
 
-echo "setup: making $VENV with $("$python" --version), $(nproc) cores; 4 to 6 minutes on 2 cores, most of it compiling mmcv"
-mkdir -p "$VENV"; rm -f "$STAMP"
-step 1 "Python environment" "5 s" make_venv
+echo "setup: making $VENV with $("$python" --version), $(nproc) cores; 3 to 6 minutes on 2 cores, most of it compiling mmcv"
+prepare_venv
+step 1 "Python environment" "5 s" "$python" -m venv "$VENV"
 step 2 "torch" "30 s, more where it must be downloaded" install_torch
 step 3 "numpy, OpenCV, pycocotools and the like" "30 s" pip_install -r requirements/runtime.txt
 kind=$(device_kind)  # outside of a step, so that what it says is seen

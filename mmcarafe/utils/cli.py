@@ -100,6 +100,12 @@ def sentence_of(error: Exception) -> str | None:
             f"{command}: the model is on a GPU, and mmcv was built without CUDA; put CUDA_VISIBLE_DEVICES= "
             "in front of the command to use the CPU, or build mmcv where CUDA's compiler, nvcc, is"
         )
+    if isinstance(error, ModuleNotFoundError) and error.name == "torchvision":
+        return (
+            f"{command}: the config's pretrained weights come through torchvision, which is not installed: "
+            f"install the one that goes with torch {torch.__version__}, or start without them, by "
+            "--cfg-options model.backbone.init_cfg=None, or a load_from"
+        )
     if isinstance(error, OSError):
         full = error.errno in FULL_DISK_ERRORS and not isinstance(error, CheckpointWriteError)
         if full or error.filename or isinstance(error, CheckpointWriteError):

@@ -4,6 +4,7 @@
 import logging
 import os
 import re
+import sys
 
 import pytest
 import torch
@@ -61,3 +62,13 @@ def test_an_operator_without_its_gpu_kernel():
 
     with pytest.raises(SystemExit, match="mmcv was built without CUDA; put CUDA_VISIBLE_DEVICES= in front"):
         run(main)
+
+
+def test_weights_that_need_torchvision(monkeypatch, tmp_path):
+    """mmengine imports it, and setup_env.sh installs it beside torch's CUDA builds only."""
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    backbone = dict(
+        type="ResNet", depth=18, init_cfg=dict(type="Pretrained", checkpoint="torchvision://resnet18")
+    )
+    with pytest.raises(SystemExit, match=r"come through torchvision, which is not installed.*init_cfg=None"):
+        run(lambda: MODELS.build(dict(backbone, _scope_="mmdet")).init_weights())
