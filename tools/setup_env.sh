@@ -8,7 +8,7 @@
 #   MMCARAFE_CACHE  where the built mmcv wheel is kept (default: ~/.cache/mmcarafe)
 #   MIN_DISK_GB     free space asked for (default 8: torch's CUDA build; 4 is enough for a CPU build)
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 [ "$(uname)" = Linux ] || fail "runs on Linux only; elsewhere: pip install -e . --no-build-isolation in an environment with torch"
@@ -27,7 +27,8 @@ find_python() {
     if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); fi
     for candidate in "${candidates[@]}"; do
         if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
-            echo "$candidate"; return
+            # outside of an environment, which may be the one that is emptied
+            "$candidate" -c 'import sys; print(sys._base_executable)'; return
         fi
     done
     fail "needs Python 3.10, 3.11 or 3.12, found ${PYTHON:-$(python3 --version 2>&1 || true)}; install one of them and set PYTHON=/path/to/python3"
@@ -71,6 +72,7 @@ prepare_venv() {  # empties one of another Python, stack or checkout, but for th
     local made_for; made_for=$(cat "$MADE_FOR" 2>/dev/null || echo "$STACK $PWD")
     mkdir -p "$VENV" && touch "$LOG"
     if [ "$made_for" != "$STACK $PWD" ] || [ "$(version_of "$VENV/bin/python")" != "$(version_of "$python")" ]; then
+        if [ -e "$STAMP" ]; then echo "setup: $VENV is of $made_for or another Python, and is emptied"; fi
         find "$VENV/" -mindepth 1 -maxdepth 1 ! -name "$(basename "$LOG")" -exec rm -rf {} +
     fi
     rm -f "$STAMP"

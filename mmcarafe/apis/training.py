@@ -28,6 +28,7 @@ def prepare_training(cfg: Config, resume: str | None = None) -> mmengine_runner.
         InputError: the checkpoint is none, does not fit the run, or is not the same in all processes.
     """
     checkpoint, notes = None, []
+    resume = resume or None
     if cfg.get("resume") and not resume:
         resume = cfg.get("load_from") or "auto"
     if resume == "auto":

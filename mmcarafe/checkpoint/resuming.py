@@ -17,11 +17,15 @@ from mmcarafe.errors import InputError
 
 
 def checkpoint_folder(cfg: Config) -> Path:
+    """Return where the hook of a config writes its checkpoints."""
+    return output_folder(cfg.work_dir, _hook_settings(cfg).get("out_dir"))
+
+
+def output_folder(work_dir: str, out_dir: str | Path | None) -> Path:
     """Return where mmengine's hook writes: the work directory, or a folder of its name in ``out_dir``."""
-    work_dir, out_dir = os.path.abspath(cfg.work_dir), _hook_settings(cfg).get("out_dir")
-    if out_dir in (None, "", work_dir):  # mmengine compares them as they are written
-        return Path(cfg.work_dir)
-    return Path(out_dir) / Path(work_dir).name
+    absolute = os.path.abspath(work_dir)
+    # mmengine compares them as they are written
+    return Path(work_dir) if out_dir in (None, absolute) else Path(out_dir) / Path(absolute).name
 
 
 def _hook_settings(cfg: Config) -> dict:
@@ -39,9 +43,9 @@ def written_checkpoints(cfg: Config) -> list[Path]:
     note, folder = Path(cfg.work_dir, "last_checkpoint"), checkpoint_folder(cfg)
     names = r"(.*_)(\d+)\.pth"
     if template := _hook_settings(cfg).get("filename_tmpl"):  # "epoch{:03d}.pth"
-        names += "|" + re.sub(r"^(.*?)\\\{.*?\\\}", r"(\1)(\\d+)", re.escape(template))
+        names = re.sub(r"^(.*?)\\\{.*?\\\}", r"(\1)(\\d+)", re.escape(template)) + "|" + names
     steps = {}
-    for path in folder.glob("*.pth"):
+    for path in folder.iterdir() if folder.is_dir() else ():
         if found := re.fullmatch(f"(?!best_)(?:{names})", path.name):
             kind, step = (part for part in found.groups() if part is not None)
             steps[path] = kind, int(step)

@@ -53,11 +53,13 @@ def build_runner(cfg: Config) -> runner.Runner:
         # mmengine would select a CUDA device for each process
         seconds = cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout", GLOO_TIMEOUT)
         torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=seconds))
-        given = cfg.get("model_wrapper_cfg") or {}
+        wrapper, given = "MMDistributedDataParallel", cfg.get("model_wrapper_cfg") or {}
         cfg.model_wrapper_cfg = dict(
-            type="MMDistributedDataParallel",
+            type=wrapper,
             broadcast_buffers=False,
             find_unused_parameters=cfg.get("find_unused_parameters", False),
         )
-        cfg.model_wrapper_cfg.update(given, device_ids=None)
+        if given.get("type", wrapper) == wrapper:  # others are for GPUs
+            cfg.model_wrapper_cfg.update(given)
+        cfg.model_wrapper_cfg.device_ids = None
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)

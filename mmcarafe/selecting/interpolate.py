@@ -94,7 +94,7 @@ class KeepOutput:
 
     def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         """Keep the output."""
-        if (thread := _thread()) in self.outputs:
+        if (thread := self._thread()) in self.outputs:
             self.outputs[thread] = output
 
     def activate(self, active: bool) -> None:
@@ -106,11 +106,17 @@ class KeepOutput:
 
     def get(self) -> Tensor | None:
         """Return what was kept last."""
-        return self.outputs.get(_thread())
+        return self.outputs.get(self._thread())
 
     def give(self, upsample: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Add what was kept to the input of an upsampler by 2, as its forward pre-hook."""
-        return (*args, pad_guide(self.get(), 2, *args)) if _thread() in self.outputs else args
+        return (*args, pad_guide(self.get(), 2, *args)) if self._thread() in self.outputs else args
+
+    def _thread(self) -> int:
+        """Return the thread whose output is meant; in a compiled part of an eager module, the active one."""
+        if torch.compiler.is_compiling() and len(self.outputs) == 1:
+            return next(iter(self.outputs))
+        return _thread()
 
 
 def _thread() -> int:

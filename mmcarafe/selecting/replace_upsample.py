@@ -8,7 +8,7 @@ from torch import nn
 
 from mmcarafe.layers import UpsampleConfigError
 
-from .select_upsample import InitUpsamplers, Step, by_name, registry_of, selection
+from .select_upsample import InitUpsamplers, Step, by_name, name_of, registry_of, selection
 
 
 class Place(NamedTuple):
@@ -21,11 +21,6 @@ class Place(NamedTuple):
     scale: int
 
 
-def _name(kind: str | type) -> str:
-    """Return the name of a type, which a config gives by name, with a scope before it, or as the class."""
-    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
-
-
 class ReplaceUpsample(InitUpsamplers):
     """Mixin in front of a host's component that upsamples by modules of its own.
 
@@ -35,7 +30,7 @@ class ReplaceUpsample(InitUpsamplers):
     def __init__(self, *args, **kwargs) -> None:
         args, kwargs = by_name(super().__init__, args, kwargs)
         cfg, theirs = selection(kwargs.pop("upsample_cfg", None), type(self))
-        if cfg and _name(cfg["type"]) in self.host_types:
+        if cfg and name_of(cfg["type"]) in self.host_types:
             cfg, theirs = {}, cfg
         if theirs:
             kwargs["upsample_cfg"] = theirs

@@ -71,6 +71,11 @@ def registry_of(component: type) -> Registry:
     return next((MODELS.children[name] for name in projects if name in MODELS.children), MODELS)
 
 
+def name_of(kind: str | type) -> str:
+    """Return the name of a type, which a config gives by name, with a scope before it, or as the class."""
+    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+
+
 def selection(cfg: dict | None, component: type) -> tuple[dict, dict]:
     """Split an ``upsample_cfg``: what selects an upsampler, or what the host's own interpolation takes.
 

@@ -15,7 +15,8 @@ from mmengine.registry import Registry
 from torch import nn
 
 from mmcarafe.errors import DownsampleConfigError, UpsampleConfigError
-from mmcarafe.selecting.select_upsample import registry_of, takes
+from mmcarafe.layers import TYPES
+from mmcarafe.selecting.select_upsample import name_of, registry_of, takes
 
 LIBRARIES: list[ModuleType] = []
 """The modules of registries of the libraries in use: ``mmdet.registry``, ``mmseg.registry``."""
@@ -131,7 +132,10 @@ def _check_parent(kind: object, selected: str) -> None:
     ours = parent and successor(parent)
     if not hasattr(ours, "replaces"):
         return
-    if not issubclass(kind, ours) and selected not in getattr(ours, "host_types", ()):
+    theirs = getattr(ours, "host_types", ())
+    # a host that builds types itself builds its users' own, too
+    builds = name_of(selected) in theirs or (theirs and name_of(selected) not in TYPES)
+    if not issubclass(kind, ours) and not builds:
         library = parent.__module__.partition(".")[0]
         raise UpsampleConfigError(
             f"{kind.__name__} derives from {library}'s {parent.__name__}, which has no upsampler of type "

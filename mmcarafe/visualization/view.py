@@ -19,6 +19,9 @@ from mmcarafe.utils.classes import is_a
 
 from .loading import to_bgr
 
+PASS = ", pass "
+"""Between the name of a part and a number, where it runs several times."""
+
 
 @dataclass(frozen=True, eq=False)
 class View:
@@ -75,7 +78,8 @@ class View:
         """Return the view of the rest of the chain, from a level on."""
         rows, columns = self.calls[level].kernels.shape[2:]
         left, right, bottom, top = self.extent((rows, columns), level - 1)
-        name = self.calls[level].name
+        _, comma, which = self.name.partition(PASS)
+        name = f"{self.calls[level].name}{comma}{which}"
         return replace(self, name=name, calls=self.calls[level:], box=(left, top, right, bottom))
 
     @property
@@ -183,7 +187,7 @@ def look(model: nn.Module, inputs: Tensor, sample: BaseDataElement) -> list[View
         (result,) = model.test_step(dict(inputs=[inputs], data_samples=[sample]))
     sources = [call.source for call in calls]
     lasts = [(i, call) for i, call in enumerate(calls) if call not in sources and len(call.features)]
-    components = Counter(_component(call) for _, call in lasts)
+    several = Counter(name for name, _ in {(_component(call), call.name) for _, call in lasts})
     scale_factor = tuple(sample.metainfo.get("scale_factor", (1.0, 1.0)))[:2]
     height, width = sample.metainfo.get("ori_shape", inputs.shape[1:])[:2]
     # some pipelines pad at the right and the bottom
@@ -191,7 +195,7 @@ def look(model: nn.Module, inputs: Tensor, sample: BaseDataElement) -> list[View
     image = to_bgr(pixels.permute(1, 2, 0).cpu().numpy())[..., ::-1]
     views = []
     for i, call in lasts:
-        name = _component(call) if components[_component(call)] == 1 else call.name
+        name = _component(call) if several[_component(call)] == 1 else call.name
         roi = _roi_box(i, call, rois)
         # mmdet's padded size, that of mmsegmentation where it pads, and the image's own
         padded = (result.metainfo.get(name) for name in ("batch_input_shape", "pad_shape"))
@@ -216,8 +220,8 @@ def numbered(views: list[View]) -> list[View]:
     found = []
     for view in views:
         passes[view.name] += 1
-        several = times[view.name] > 1
-        found.append(replace(view, name=f"{view.name}, pass {passes[view.name]}") if several else view)
+        name = f"{view.name}{PASS}{passes[view.name]}"
+        found.append(replace(view, name=name) if times[view.name] > 1 else view)
     return found
 
 
@@ -225,7 +229,7 @@ def select(views: list[View], module: str | None) -> list[View]:
     """Return the views of a part of the model, or the chain that ends at a module; all of them for None."""
     if module is None:
         return views
-    found = [view for view in views if f"{view.name}.".startswith(f"{module}.")]
+    found = [view for view in views if f"{view.name.partition(PASS)[0]}.".startswith(f"{module}.")]
     return found or [
         view.at(level) for view in views for level, call in enumerate(view.calls) if call.name == module
     ]
@@ -250,7 +254,8 @@ def is_pooled(model: nn.Module, call: Reassembly) -> bool:
     """Tell whether a call is of a pooling pyramid, whose maps have as many rows as columns for any image."""
     owner, _, index = call.name.rpartition(".upsample_modules.")
     steps = getattr(model.get_submodule(owner), "_steps", ())
-    return any(step.rest and step.module == int(index) for step in steps if step)
+    # an upsampler of one's own may have the CARAFE module inside
+    return any(step.rest and str(step.module) == index.partition(".")[0] for step in steps if step)
 
 
 def _map_box(call: Reassembly, size: tuple[int, int], pooled: bool) -> tuple[float, float, float, float]:

@@ -49,3 +49,4 @@ def test_what_is_resumed_goes_before_what_training_starts_from(prepared, tmp_pat
     assert prepared("new", first, load_from=second)[:2] == (first, True)
     assert prepared("new", resume=True, load_from=first)[:2] == (first, True)  # of the config, as in mmengine
     assert prepared("first", None)[:2] == (None, False)
+    assert prepared("first", "", load_from=second)[:2] == (second, False)  # an empty variable of a shell

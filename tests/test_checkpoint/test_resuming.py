@@ -91,8 +91,10 @@ def test_order_of_checkpoints(tmp_path):
         dict(out_dir="{}/run"),
         dict(filename_tmpl="epoch{{:03d}}.pth"),
         dict(filename_tmpl="3.{{}}_last.pth"),
+        dict(filename_tmpl="epoch_{{}}_seed_0.pth"),
+        dict(filename_tmpl="epoch_{{}}.pt"),
     ],
-    ids=["default", "out_dir", "same", "digits", "dots"],
+    ids=["default", "out_dir", "same", "digits", "dots", "seed", "pt"],
 )
 @pytest.mark.parametrize("work_dir", ["run", "."])
 def test_checkpoints_are_found_where_and_as_the_hook_writes_them(options, work_dir, tmp_path, monkeypatch):
@@ -105,7 +107,7 @@ def test_checkpoints_are_found_where_and_as_the_hook_writes_them(options, work_d
     tiny_runner(Path(work_dir), default_hooks=cfg.default_hooks).train()
     written = [path.resolve() for path in written_checkpoints(cfg)]
     assert len(written) == 2
-    assert {*written} == {*tmp_path.glob("**/*.pth")}
+    assert {*written} == {*tmp_path.glob("**/*.pt*")}
     assert checkpoint_to_resume(cfg)[1]["meta"]["epoch"] == 2
 
 

@@ -231,3 +231,15 @@ def test_a_category_without_objects_is_left_alone(tmp_path):
 def test_some_boxes_over_the_edge_are_no_corners(tmp_path):
     write(tmp_path, first(bbox=[40, 30, 60, 46]))
     assert {*found_in(tmp_path)} == {"box-over-edge"}
+
+
+def test_boxes_that_are_corners_of_nothing(tmp_path):
+    flat = with_parts(annotations=[a | dict(bbox=[40, 0.2, 60, 0.5]) for a in sound()["annotations"]])
+    write(tmp_path, flat)
+    assert {*found_in(tmp_path)} == {"box-corners", "box-empty"}
+
+
+def test_nothing_to_train_is_said_beside_an_id_that_is_taken_twice(tmp_path):
+    images = [*sound()["images"], sound()["images"][0]]
+    write(tmp_path, with_parts(images=images, annotations=[]))
+    assert "nothing-to-train" in found_in(tmp_path)

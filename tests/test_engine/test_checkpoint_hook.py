@@ -144,3 +144,14 @@ def test_outdated_files_stay_where_the_new_one_cannot_be_written(tmp_path, monke
     with pytest.raises(OSError, match="full"):
         hook._save_checkpoint_with_step(runner, 1, {})
     assert names(tmp_path) == ["old.pth"]
+
+
+def test_an_epoch_is_counted_once_however_many_hooks_there_are(tmp_path):
+    hooks = dict(checkpoint=dict(type="CheckpointHook", interval=4, by_epoch=False))
+    more = [dict(type="CheckpointHook", interval=1, out_dir=str(tmp_path / "more"))]
+    options = dict(default_hooks=hooks, custom_hooks=more, epochs=3)
+    tiny_runner(tmp_path / "whole", **options).train()
+    path = str(tmp_path / "whole/iter_4.pth")
+    runner = tiny_runner(tmp_path / "on", **options, load_from=path, resume=True)
+    runner.train()
+    assert (runner.epoch, runner.iter) == (3, 12)

@@ -58,8 +58,9 @@ def test_what_does_not_fit_together_is_said(path, tmp_path):
         ({}, False),
         (dict(find_unused_parameters=True), True),
         (dict(model_wrapper_cfg=dict(type="MMDistributedDataParallel", find_unused_parameters=True)), True),
+        (dict(model_wrapper_cfg=dict(type="MMFullyShardedDataParallel", cpu_offload=True)), False),
     ],
-    ids=["default", "setting", "wrapper"],
+    ids=["default", "setting", "wrapper", "of GPUs"],
 )
 def test_processes_on_cpus_wrap_the_model_as_configured(settings, unused, monkeypatch):
     cfg = Config(dict(launcher="pytorch", **settings))
@@ -67,6 +68,7 @@ def test_processes_on_cpus_wrap_the_model_as_configured(settings, unused, monkey
     monkeypatch.setattr(module, "get_device", lambda: "cpu")
     monkeypatch.setattr(module.Runner, "from_cfg", lambda cfg: cfg.model_wrapper_cfg)
     wrapper = module.build_runner(cfg)
+    assert wrapper.type == "MMDistributedDataParallel" and "cpu_offload" not in wrapper
     assert (wrapper.find_unused_parameters, wrapper.device_ids, wrapper.broadcast_buffers) == (
         unused, None, False
     )  # fmt: skip

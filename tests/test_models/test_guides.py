@@ -179,3 +179,13 @@ def test_each_thread_has_its_own_guides(neck):
         with ThreadPoolExecutor(2) as pool:
             found = list(pool.map(torch.no_grad()(module), (first, second)))
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("neck", [models.FPN, models.FPN_CARAFE])
+def test_a_compiled_part_of_an_eager_neck_guides_too(neck):
+    module, maps = fpn("SAPA", neck).eval(), inputs("FPN")
+    expected = module(maps)
+    torch.compiler.reset()
+    for lateral in module.lateral_convs:
+        lateral.compile(backend="eager")
+    torch.testing.assert_close(module(maps), expected)

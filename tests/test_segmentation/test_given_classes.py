@@ -6,7 +6,8 @@ import pytest
 pytest.importorskip("mmseg", reason="mmsegmentation, an optional requirement, is not installed")
 
 from mmengine.registry import DefaultScope
-from mmseg.models import decode_heads, necks
+from mmseg.models import backbones, decode_heads, necks
+from mmseg.models.backbones.unet import InterpConv
 from mmseg.registry import MODELS
 
 from mmcarafe import segmentation
@@ -63,3 +64,21 @@ def test_what_a_subclass_must_derive_from_is_said():
         UpsampleConfigError, match=r"TheirHead takes no .*derive it from a class of mmcarafe\.seg"
     ):
         MODELS.build(dict(type=TheirHead, **HEAD))
+
+
+class TheirUNet(backbones.UNet):
+    """A user's backbone, which builds upsamplers by type itself."""
+
+
+class TheirUpsampler(InterpConv):
+    """A user's upsampler for it."""
+
+
+@pytest.mark.parametrize("kind", ["mmseg.InterpConv", InterpConv, "TheirUpsampler", TheirUpsampler])
+def test_a_unet_of_ones_own_takes_what_mmsegs_takes(kind):
+    for each in (TheirUNet, TheirUpsampler):
+        MODELS.register_module(module=each, force=True)
+    config = dict(type="TheirUNet", base_channels=4)
+    assert MODELS.build(config | dict(upsample_cfg=dict(type=kind)))
+    with pytest.raises(UpsampleConfigError, match=r"has no upsampler of type 'CARAFE'"):
+        MODELS.build(config | dict(upsample_cfg=dict(type="CARAFE")))

@@ -9,6 +9,7 @@ from commands import ROOT
 
 pytest.importorskip("mmseg", reason="mmsegmentation, an optional requirement, is not installed")
 
+from mmengine.registry import DefaultScope
 from mmseg.structures import SegDataSample
 
 from mmcarafe.apis.config import read_config
@@ -16,6 +17,7 @@ from mmcarafe.apis.libraries import build_model
 from mmcarafe.engine import CARAFEVisualizationHook
 from mmcarafe.errors import InputError
 from mmcarafe.visualization import look
+from mmcarafe.visualization.view import is_pooled
 
 CONFIG = ROOT / "configs/segmentation/upernet_r50-carafe-ppm_4xb4-160k_ade20k-512x512.py"
 SMALL = {
@@ -24,6 +26,12 @@ SMALL = {
     "model.decode_head.in_channels": [8, 16, 32, 64], "model.decode_head.channels": 8,
     "model.auxiliary_head": None,
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        yield
 
 
 def test_maps_of_a_pooling_pyramid_cover_the_image_whatever_its_shape():
@@ -41,3 +49,10 @@ def test_windows_are_refused_before_the_training():
     runner = SimpleNamespace(model=build_model(cfg), cfg=cfg)
     with pytest.raises(InputError, match=r"windows of the image one by one.*leave CARAFEVisualiza"):
         CARAFEVisualizationHook().before_train(runner)
+
+
+def test_an_upsampler_of_ones_own_around_carafe():
+    call = SimpleNamespace(name="decode_head.upsample_modules.0.up")
+    model = build_model(read_config(str(CONFIG), SMALL))
+    assert is_pooled(model, call)
+    assert not is_pooled(model, SimpleNamespace(name="neck"))

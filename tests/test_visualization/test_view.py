@@ -197,3 +197,7 @@ def test_modules_that_run_twice_are_told_apart(model):
     neck, head = views_of(model).values()
     names = [view.name for view in numbered([neck, head, neck])]
     assert names == ["neck, pass 1", "roi_head.mask_head", "neck, pass 2"]
+    views = numbered([neck, head, neck])
+    assert len(select(views, "neck")) == 2
+    names = [view.name for view in select(views, "neck.upsample_modules.1")]
+    assert names == ["neck.upsample_modules.1, pass 1", "neck.upsample_modules.1, pass 2"]

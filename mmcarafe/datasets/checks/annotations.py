@@ -22,77 +22,78 @@ def check_annotations(data: dict[str, list], settings: Settings) -> tuple[Findin
 
     Of an entry with a field that cannot be used, what depends on the others is checked all the same.
     """
-    found, entries, wrong = Findings(), {part: [] for part in data}, Wrong()
+    found, entries, fields = Findings(), {part: [] for part in data}, Fields()
     found.add(settings.problems)
     for part, given in data.items():
         for entry in given:
-            fields = entry if isinstance(entry, dict) else {}
-            where = dict(images=(fields, None), annotations=(None, fields)).get(part, ())
-            found.add(_check_fields(entry, part, wrong), *where)
+            one = entry if isinstance(entry, dict) else {}
+            where = dict(images=(one, None), annotations=(None, one)).get(part, ())
+            found.add(_check_fields(entry, part, fields), *where)
             if isinstance(entry, dict):
                 entries[part].append(entry)
-        found.add(_check_ids([entry for entry in entries[part] if wrong.has(entry, "id")], part))
-    for name, times in _repeated(i["file_name"] for i in entries["images"] if wrong.has(i, "file_name")):
+        found.add(_check_ids([entry for entry in entries[part] if fields.usable(entry, "id")], part))
+    for name, times in _repeated(i["file_name"] for i in entries["images"] if fields.usable(i, "file_name")):
         found.add([("image-file-twice", f"{name} {times}")])
-    images = {image["id"]: image for image in entries["images"] if wrong.has(image, "id")}
-    categories = {c["id"]: c.get("name") for c in entries["categories"] if wrong.has(c, "id")}
-    used = Counter(a["category_id"] for a in entries["annotations"] if wrong.has(a, "category_id"))
-    names = [category["name"] for category in entries["categories"] if wrong.has(category, "name")]
+    images = {image["id"]: image for image in entries["images"] if fields.usable(image, "id")}
+    categories = {c["id"]: c.get("name") for c in entries["categories"] if fields.usable(c, "id")}
+    used = Counter(a["category_id"] for a in entries["annotations"] if fields.usable(a, "category_id"))
+    names = [category["name"] for category in entries["categories"] if fields.usable(category, "name")]
     objects_of_name = Counter()
     for number, name in categories.items():
         objects_of_name[name if isinstance(name, str) else None] += used[number]
     found.add(_check_categories(names, settings.classes, objects_of_name))
     objects = defaultdict(list)  # of each image
     for ann in track(entries["annotations"], "annotations", transient=True):
-        image = images.get(ann["image_id"]) if wrong.has(ann, "image_id") else None
+        image = images.get(ann["image_id"]) if fields.usable(ann, "image_id") else None
         if image is None:
-            found.add([("image-unknown", "")] if wrong.has(ann, "image_id") else [], None, ann)
+            found.add([("image-unknown", "")] if fields.usable(ann, "image_id") else [], None, ann)
             continue
         objects[image["id"]].append(ann)
-        sized = wrong.has(image, "width", "height")
-        found.add(_check_object(ann, image if sized else None, categories, wrong), image, ann)
+        sized = fields.usable(image, "width", "height")
+        found.add(_check_object(ann, image if sized else None, categories, fields), image, ann)
         if settings.with_mask and sized:
             found.add(check_mask(ann, image, settings.poly2mask), image, ann)
-    sized = [image for image in images.values() if wrong.has(image, "width", "height")]
-    if corners := _corners(sized, objects, wrong):
-        found.pop("box-over-edge")  # as which they were taken
+    sized = [image for image in images.values() if fields.usable(image, "width", "height")]
+    if corners := _corners(sized, objects, fields):
+        found.pop("box-over-edge", None)  # as which they were taken
         found.add([("box-corners", corners)])
     for image in sized:
         found.add(check_image_entry(image, objects[image["id"]], settings), image)
-    if not data["images"]:
-        found.add([("no-images", "")])
-    elif len(sized) == len(data["images"]) and not any(
-        _trained(image, objects, settings, categories) for image in sized
+    # an entry that cannot be used is a problem of its own
+    if all(
+        isinstance(image, dict) and fields.usable(image, "id", "width", "height") for image in data["images"]
     ):
-        found.add([("nothing-to-train", f"{len(images)} images")])
-    return found, [image for image in entries["images"] if wrong.has(image, *FIELDS["images"])]
+        left = (image for image in sized if _trained(image, objects[image["id"]], settings, categories))
+        if next(left, None) is None:
+            found.add([("nothing-to-train", f"{len(images)} images") if images else ("no-images", "")])
+    return found, [image for image in entries["images"] if fields.usable(image, *FIELDS["images"])]
 
 
-class Wrong(dict[int, set[str]]):
-    """The fields that are missing or of a wrong type, of each entry that has such."""
+class Fields(dict[int, set[str]]):
+    """The fields of each entry that cannot be used: they are missing, or of a wrong type."""
 
-    def has(self, entry: dict, *names: str) -> bool:
-        """Tell whether an entry has fields that can be used."""
+    def usable(self, entry: dict, *names: str) -> bool:
+        """Tell whether an entry has all of these fields, to be used."""
         return not self.get(id(entry), set()).intersection(names)
 
 
-def _trained(image: dict, objects: dict[Hashable, list], settings: Settings, categories: dict) -> bool:
+def _trained(image: dict, objects: list[dict], settings: Settings, categories: dict) -> bool:
     """Tell whether CocoDataset.filter_data leaves an image."""
     if min(image["width"], image["height"]) < settings.min_size:
         return False
-    known = [a.get("category_id") for a in objects[image["id"]] if isinstance(a.get("category_id"), Hashable)]
+    known = [a.get("category_id") for a in objects if isinstance(a.get("category_id"), Hashable)]
     classes = settings.classes
     return not settings.filter_empty or any(
         number in categories and (classes is None or categories[number] in classes) for number in known
     )
 
 
-def _corners(images: list[dict], objects: dict[Hashable, list], wrong: Wrong) -> str:
+def _corners(images: list[dict], objects: dict[Hashable, list], fields: Fields) -> str:
     """Say so where the boxes of a file are two corners: all fit as such, and few as width and height."""
     leave = count = 0
     for image in images:
         width, height = image["width"] + EDGE, image["height"] + EDGE
-        for x, y, w, h in (a["bbox"] for a in objects[image["id"]] if wrong.has(a, "bbox")):
+        for x, y, w, h in (a["bbox"] for a in objects[image["id"]] if fields.usable(a, "bbox")):
             if not (0 <= x < w <= width and 0 <= y < h <= height):
                 return ""
             count += 1
@@ -128,7 +129,7 @@ FIELDS = {
 }
 
 
-def _check_fields(entry: object, part: str, wrong: Wrong) -> Found:
+def _check_fields(entry: object, part: str, fields: Fields) -> Found:
     """Find fields that are missing or of a wrong type in an entry of images, annotations or categories."""
     if not isinstance(entry, dict):
         yield "field", f"{part} has {entry!r:.40}, not an object with fields"
@@ -140,7 +141,7 @@ def _check_fields(entry: object, part: str, wrong: Wrong) -> Found:
             yield "field", f"{part}: {name} is {entry[name]!r:.40}"
         else:
             continue
-        wrong.setdefault(id(entry), set()).add(name)
+        fields.setdefault(id(entry), set()).add(name)
 
 
 def _repeated(values: Iterable[Hashable]) -> Iterator[tuple[Hashable, str]]:
@@ -180,13 +181,13 @@ def _check_categories(names: list[str], classes: tuple[str, ...] | None, objects
             return
 
 
-def _check_object(ann: dict, image: dict | None, categories: dict[Hashable, str], wrong: Wrong) -> Found:
+def _check_object(ann: dict, image: dict | None, categories: dict[Hashable, str], fields: Fields) -> Found:
     """Find boxes, areas and marks that CocoDataset.parse_data_info or pycocotools drops or mistakes."""
-    if wrong.has(ann, "category_id") and ann["category_id"] not in categories:
+    if fields.usable(ann, "category_id") and ann["category_id"] not in categories:
         yield "category-unknown", f"category_id {ann['category_id']!r}"
-    if wrong.has(ann, "bbox") and image is not None:
+    if fields.usable(ann, "bbox") and image is not None:
         yield from _check_box(ann["bbox"], image["width"], image["height"])
-    if wrong.has(ann, "area"):
+    if fields.usable(ann, "area"):
         if not isfinite(ann["area"]):
             yield "not-finite", f"area {ann['area']}"
         elif ann["area"] <= 0:

@@ -17,6 +17,7 @@ from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmcarafe.checkpoint.random_state import is_epoch_complete, random_state, set_random_state
+from mmcarafe.checkpoint.resuming import output_folder
 from mmcarafe.checkpoint.state_dict import unwrap
 from mmcarafe.checkpoint.writing import PARTIAL_SUFFIX, WholeFileBackend
 
@@ -32,6 +33,7 @@ class CheckpointHook(hooks.CheckpointHook):
 
     _before_val: dict | None = None
     _resumed: dict | None = None
+    _resumed_epoch = 0
     _batches = (0, 1)  # of the epoch: learnt, and all
 
     def before_train(self, runner: Runner) -> None:
@@ -52,7 +54,7 @@ class CheckpointHook(hooks.CheckpointHook):
     def _forget_foreign_checkpoints(self, runner: Runner) -> None:
         """Drop what a resumed checkpoint says of others to remove, unless they are this run's own files."""
         known = runner.message_hub.runtime_info
-        out_dir = Path(self.out_dir) / Path(runner.work_dir).name if self.out_dir else Path(runner.work_dir)
+        out_dir = output_folder(runner.work_dir, self.out_dir)
         for name in [name for name in known if name.startswith("best_ckpt")]:
             # of a run whose folder was moved or copied, the file of this name that is here
             own = out_dir / Path(str(known[name])).name
@@ -67,7 +69,8 @@ class CheckpointHook(hooks.CheckpointHook):
     def _continue(self, runner: Runner) -> None:
         loop, resumed = runner.train_loop, self._resumed or {}
         epochs = isinstance(loop, EpochBasedTrainLoop)
-        if epochs and is_epoch_complete(resumed):
+        # another of these hooks may have counted it
+        if epochs and is_epoch_complete(resumed) and runner.epoch == self._resumed_epoch:
             _count_epoch(runner)
         if len(resumed.get("random", [])) != get_world_size():
             runner.logger.warning(
@@ -75,12 +78,12 @@ class CheckpointHook(hooks.CheckpointHook):
                 "other random numbers than without the interruption"
             )
             return
-        every = len(loop.dataloader) if epochs else 1
-        done, every = resumed.get(
-            "batches", (runner.iter % every, every)
-        )  # absent in files of older versions
-        if 0 < done < every:
-            runner.logger.warning("resumed in the middle of an epoch: mmengine begins this epoch anew")
+        if epochs:
+            batches = len(loop.dataloader)
+            # absent in files of older versions
+            done, every = resumed.get("batches", (runner.iter % batches, batches))
+            if 0 < done < every:
+                runner.logger.warning("resumed in the middle of an epoch: mmengine begins this epoch anew")
         for resize, size in zip(_resizers(runner), resumed["input_sizes"], strict=False):
             resize._input_size = size
         restore = partial(set_random_state, resumed["random"][get_rank()])
@@ -111,6 +114,7 @@ class CheckpointHook(hooks.CheckpointHook):
         """Keep a resumed run's state until training begins."""
         meta = checkpoint.get("meta")
         self._resumed = meta.get("mmcarafe") if isinstance(meta, dict) else None
+        self._resumed_epoch = meta.get("epoch") if isinstance(meta, dict) else None
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         # every process comes here, but only the first one calls the hooks for saving
