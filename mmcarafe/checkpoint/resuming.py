@@ -37,7 +37,7 @@ def written_checkpoints(cfg: Config) -> list[Path]:
     """List the checkpoints of a work directory's last run, newest first.
 
     mmengine writes the name of the newest one to ``last_checkpoint``. Files with higher numbers were left by
-    an earlier run, unless one is younger than that note: then the run was killed before it could write it.
+    an earlier run, unless they are younger than that note: then the run was killed before it could write it.
     A note that is empty or cut tells nothing, and the youngest file is taken as the newest.
     """
     note, folder = Path(cfg.work_dir, "last_checkpoint"), checkpoint_folder(cfg)
@@ -56,14 +56,11 @@ def written_checkpoints(cfg: Config) -> list[Path]:
     if newest not in steps:
         return sorted(steps, key=lambda path: path.lstat().st_mtime_ns, reverse=True)
     (kind, last), written = steps[newest], note.stat().st_mtime_ns
-    last_run = [path for path, step in steps.items() if step[0] == kind and step[1] <= last]
-    younger = [
+    last_run = [
         path
         for path, step in steps.items()
-        if step[0] == kind and step[1] > last and path.lstat().st_mtime_ns > written
+        if step[0] == kind and (step[1] <= last or path.lstat().st_mtime_ns > written)
     ]
-    if len(younger) == 1:  # a run writes a note for each: several are of a copy that did not keep times
-        last_run += younger
     return sorted(last_run, key=lambda path: steps[path][1], reverse=True)
 
 

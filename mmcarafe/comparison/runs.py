@@ -48,12 +48,12 @@ def plan(cfg: Config, arms: list[Arm], seeds: list[int], out: Path) -> list[Run]
     if not (cfg.get("val_dataloader") and cfg.get("val_evaluator") and cfg.get("train_dataloader")):
         raise InputError("the config needs train_dataloader, val_dataloader and val_evaluator")
     recipe, settings = fingerprint(cfg), {arm: fingerprint(arm_config(cfg, arm)) for arm in arms}
-    runs: dict[tuple, Run] = {}
-    for seed in seeds:
-        for arm in arms:
-            run = Run(arm, seed, recipe, settings[arm], run_folder(out, arm.name, settings[arm], seed))
-            runs.setdefault(run.key, run)  # a seed given twice, or an arm by two names, is one run
-    return list(runs.values())
+    runs = []
+    for seed in dict.fromkeys(seeds):  # each once, also where it is named twice
+        for arm in dict.fromkeys(arms):
+            folder = run_folder(out, arm.name, settings[arm], seed)
+            runs.append(Run(arm, seed, recipe, settings[arm], folder))
+    return runs
 
 
 def run_folder(out: Path, arm: str, settings: str, seed: int) -> Path:

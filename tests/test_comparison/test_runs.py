@@ -84,6 +84,6 @@ def test_a_file_that_is_no_file_of_results_is_named(tmp_path):
 
 def test_what_is_named_twice_is_run_once(tmp_path):
     cfg = Config.fromfile(ROOT / "configs/comparison/mask-rcnn_r18_fpn_nuclei.py")
-    arms = [Arm(), Arm("CARAFE", "both"), Arm("CARAFE", "neck+mask_head")]
+    arms = [Arm(), Arm("CARAFE", "both"), Arm("CARAFE", "both")]
     runs = plan(cfg, arms, [0, 0, 1], tmp_path)
     assert [(run.arm.where, run.seed) for run in runs] == [("", 0), ("both", 0), ("", 1), ("both", 1)]
