@@ -2,13 +2,16 @@
 """The page of measurements is made of committed results, and says no more than they do."""
 
 import copy
+import json
 
 import cv2
 import evidence_page
 import pytest
 from commands import ROOT, call
 
+from mmcarafe.comparison.intervals import summarise
 from mmcarafe.comparison.page import _points, section
+from mmcarafe.comparison.report import cell
 from mmcarafe.comparison.runs import add_result
 from mmcarafe.errors import InputError
 from mmcarafe.utils.markdown import split_section
@@ -127,3 +130,16 @@ def test_curves_go_forward_where_the_first_run_lost_a_point():
     lost = lines[0]["curve"].pop(0)["epoch"]
     epochs = [*_points(lines, "config")[lines[0]["arm"]]]
     assert lost in epochs and epochs == sorted(epochs)
+
+
+@pytest.mark.parametrize("arm", ["CARAFE in neck", "CARAFE in mask_head", "CARAFE in both"])
+def test_what_was_found_one_by_one_is_what_the_page_says(arm):
+    runs = json.loads((ROOT / "docs/evidence/nuclei-imagenet-one-by-one.json").read_text())["runs"]
+    row = [arm]
+    for kind in ("bbox", "segm", "boundary"):
+        ours, theirs = (
+            {run["seed"]: run["metrics"][f"coco/{kind}_mAP"] for run in runs if run["arm"] == name}
+            for name in (arm, "config")
+        )
+        row.append(cell(summarise(ours, theirs, 0.001), 100, 1))
+    assert f"| {' | '.join(row)} |" in (ROOT / "docs/evidence.md").read_text()
