@@ -102,7 +102,7 @@ class Meter:
 
 
 class Rois:
-    """How many RoIs the parts of a RoI head get from an image, by the settings for tests."""
+    """Tell how many RoIs the parts of a RoI head get from an image, by the settings for tests."""
 
     def __init__(self, model: nn.Module):
         # queries are no RoIs
@@ -165,7 +165,8 @@ def count(model: nn.Module, shape: list[int]) -> dict[str, Cost]:
     with meter.counter:
         try:
             model(**batch, mode=mode)
-        except Exception as error:  # a raw pass of mmsegmentation's lacks what some heads ask for
+        # TypeError: a raw pass of mmsegmentation's lacks what some heads ask for
+        except (RuntimeError, ImportError, TypeError) as error:
             raise InputError(
                 f"{type(model).__name__} does not run on the CPU with an image of {shape[0]} x {shape[1]}: "
                 f"{next(iter(str(error).strip().splitlines()), type(error).__name__)}"

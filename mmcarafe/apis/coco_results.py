@@ -95,8 +95,7 @@ class Detections:
             several images have a name that is one image's there.
     """
 
-    folders = ("",)
-    """Where files are written, in the folder of the output."""
+    folders = ("",)  # where files are written, in the folder of the output
 
     def __init__(
         self, inferencer: Inferencer, args: argparse.Namespace, names: list[str], folder: Path, fps: float = 0
@@ -105,12 +104,12 @@ class Detections:
         self.ids = CocoIds(args.ann_file, inferencer.model.dataset_meta["classes"])
         for name in names:  # before the work, not in the middle of it
             self.ids.image(0, name)
-        (repeated, count), *_ = [*Counter(names).most_common(1), ("", 0)]
-        if args.ann_file and count > 1:
-            raise InputError(
-                f"--ann-file: {count} images to detect are called {repeated}, which is one image there; "
-                "detect one folder at a time"
-            )
+        for name, count in Counter(names).items() if args.ann_file else ():
+            if count > 1:
+                raise InputError(
+                    f"--ann-file: {count} images to detect are called {name}, which is one image there; "
+                    "detect one folder at a time"
+                )
         self.drawing = Drawing(inferencer.visualizer, folder, fps, pred_score_thr=self.score_thr)
         self.results, self.number = [], 0
 

@@ -23,8 +23,7 @@ class Maps:
         InputError: an option of detectors is given.
     """
 
-    folders = ("", "maps")
-    """Where files are written, in the folder of the output."""
+    folders = ("", "maps")  # where files are written, in the folder of the output
 
     def __init__(
         self, inferencer: Inferencer, args: argparse.Namespace, names: list[str], folder: Path, fps: float = 0

@@ -23,6 +23,7 @@ class UNet(ReplaceUpsample, backbones.UNet):
 
     replaces = "the bilinear step of each `InterpConv`, before its 1x1 convolution"
     host_types = ("InterpConv", "DeconvModule")
+    host_builds = True
 
     def places(self) -> Iterator[Place]:
         """Yield the upsampling in each block of the decoder, the coarsest first."""

@@ -94,7 +94,7 @@ class KeepOutput:
 
     def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         """Keep the output."""
-        if (thread := self._thread()) in self.outputs:
+        if (thread := self._key()) in self.outputs:
             self.outputs[thread] = output
 
     def activate(self, active: bool) -> None:
@@ -106,13 +106,13 @@ class KeepOutput:
 
     def get(self) -> Tensor | None:
         """Return what was kept last."""
-        return self.outputs.get(self._thread())
+        return self.outputs.get(self._key())
 
     def give(self, upsample: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Add what was kept to the input of an upsampler by 2, as its forward pre-hook."""
-        return (*args, pad_guide(self.get(), 2, *args)) if self._thread() in self.outputs else args
+        return (*args, pad_guide(self.get(), 2, *args)) if self._key() in self.outputs else args
 
-    def _thread(self) -> int:
+    def _key(self) -> int:
         """Return the thread whose output is meant; in a compiled part of an eager module, the active one."""
         if torch.compiler.is_compiling() and len(self.outputs) == 1:
             return next(iter(self.outputs))

@@ -135,6 +135,9 @@ class InitUpsamplers:
     host_types: tuple[str, ...] = ()
     """Types that the parent knows itself."""
 
+    host_builds = False
+    """Whether it builds any registered type, not these alone."""
+
     upsampling_part = ""
     """The argument whose config takes ``upsample_cfg``, if the component's own does not."""
 

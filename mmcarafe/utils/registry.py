@@ -132,9 +132,8 @@ def _check_parent(kind: object, selected: str) -> None:
     ours = parent and successor(parent)
     if not hasattr(ours, "replaces"):
         return
-    theirs = getattr(ours, "host_types", ())
-    # a host that builds types itself builds its users' own, too
-    builds = name_of(selected) in theirs or (theirs and name_of(selected) not in TYPES)
+    name, theirs = name_of(selected), getattr(ours, "host_types", ())
+    builds = name in theirs or (getattr(ours, "host_builds", False) and name not in TYPES)
     if not issubclass(kind, ours) and not builds:
         library = parent.__module__.partition(".")[0]
         raise UpsampleConfigError(

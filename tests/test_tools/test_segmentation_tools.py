@@ -162,3 +162,10 @@ def test_what_is_of_detectors_or_of_another_model(toy, config, checkpoint, train
     annotations = "data/shapes/annotations/instances_val2017.json"
     match = "whose maps train.py checks while they are read; the checks here are of COCO's files"
     refused("check_dataset.py", annotations, "--no-images", "--config", config, cwd=toy, match=match)
+
+
+def test_a_model_that_does_not_run_raw_is_not_counted(tmp_path):
+    config = "mmseg::point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py"
+    refused(
+        "get_flops.py", config, "--shape", 64, cwd=tmp_path, match="does not run on the CPU with an image"
+    )

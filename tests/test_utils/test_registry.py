@@ -122,3 +122,12 @@ def test_a_part_without_a_type_of_its_own():
 def test_stock_classes_stay_stock_while_ours_are_not_registered(stock):
     with stock():
         assert type(MODELS.build(dict(type=theirs.FPN, **NECK))) is theirs.FPN
+
+
+def test_a_users_own_type_in_a_subclass_of_mmdets_is_refused_with_the_class_to_derive_from():
+    """mmdet's mask head knows its types alone, and would end in a trace."""
+    config = dict(type="TheirMaskHead", num_convs=1, in_channels=8, conv_out_channels=8, num_classes=3)
+    with pytest.raises(
+        UpsampleConfigError, match=r"no upsampler of type 'TheirFPN': derive it from mmcarafe"
+    ):
+        MODELS.build(config | dict(upsample_cfg=dict(type="TheirFPN")))

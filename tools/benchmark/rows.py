@@ -67,7 +67,7 @@ def layer(build: Callable[[int, int], nn.Module], *options) -> Row:
 
 
 class LayerCall:
-    """Runs a module on the features of inputs, with one guide for all."""
+    """Run a module on the features of inputs, with one guide for all."""
 
     def __init__(self, module: nn.Module, guide: Tensor | None):
         self.module, self.guides = module, [] if guide is None else [guide]
