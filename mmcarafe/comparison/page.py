@@ -78,7 +78,6 @@ def section(lines: list[dict], baseline: str, differences: str, curves: str) -> 
     by_size = {key: title for kind in kinds.items() for key, title in _columns(*kind, SIZES).items()}
     parts = [
         _status(recipe, lines, what_of(kinds)),
-        "\n".join(f"- {_conclusion(arm, kinds)}" for arm in arms[1:]),
         _measured(arms, main),
         f"![differences to {baseline} and their intervals]({differences})",
         *_sizes(arms, by_size),
@@ -143,13 +142,30 @@ def _status(recipe: dict, lines: list[dict], what: str) -> str:
     return text
 
 
-def _conclusion(arm: dict, kinds: dict[str, str]) -> str:
-    """Say in one line what an arm changed in each metric."""
-    said = []
-    for kind, title in kinds.items():
-        if difference := arm["measured"].get(kind, {}).get("difference"):
-            said.append(f"{title} {difference_text(difference, scale_of(kind))}")
-    return f"**{arm['arm']}**: {'; '.join(said) or 'no seed in common with the first row'}"
+def at_a_glance(comparisons: dict[str, list[dict]], baseline: str) -> str:
+    """Return each arm's differences to the baseline, in a table for each kind of results.
+
+    Args:
+        comparisons (dict[str, list[dict]]): results by what the comparison is called, Markdown. An arm whose
+            recipe and name an earlier one has is left out: such runs are the same ones.
+        baseline (str): the arm to compare with.
+    """
+    tables: dict[tuple[str, ...], list[list[str]]] = {}
+    known = set()
+    for name, lines in comparisons.items():
+        recipe = one_recipe(shortened(lines), baseline)
+        kinds = kinds_of(recipe["arms"])
+        for arm in recipe["arms"][1:]:
+            if (recipe["recipe"], arm["arm"]) not in known:
+                known.add((recipe["recipe"], arm["arm"]))
+                row = [name, arm["arm"], *(_difference(arm, kind) for kind in kinds)]
+                tables.setdefault(tuple(kinds.values()), []).append(row)
+    return "\n\n".join(table(["comparison", "arm", *kinds], rows) for kinds, rows in tables.items())
+
+
+def _difference(arm: dict, kind: str) -> str:
+    difference = arm["measured"].get(kind, {}).get("difference")
+    return difference_text(difference, scale_of(kind)) if difference else "-"
 
 
 def _points(lines: list[dict], baseline: str) -> dict[str, dict[int, dict[int, float]]]:

@@ -10,7 +10,7 @@ import pytest
 from commands import ROOT, call
 
 from mmcarafe.comparison.intervals import summarise
-from mmcarafe.comparison.page import _points, section
+from mmcarafe.comparison.page import _points, at_a_glance, section
 from mmcarafe.comparison.report import cell
 from mmcarafe.comparison.runs import add_result
 from mmcarafe.errors import InputError
@@ -33,6 +33,7 @@ def line(arm: str, seed: int, ap: float) -> dict:
 
 
 ONE = [line(CARAFE, 0, 0.45), line("config", 0, 0.40)]
+RENEW = "run python tools/misc/evidence_page.py --pages docs"
 THREE = [*ONE, line(CARAFE, 1, 0.48), line("config", 1, 0.42), line("config", 2, 0.44), line(CARAFE, 2, 0.51)]
 
 
@@ -44,9 +45,36 @@ def written(lines: list[dict]) -> str:
 def test_the_page_is_made_of_the_committed_results(name):
     _, inside, _ = split_section(ROOT / "docs/evidence.md", name)
     expected = evidence_page.sections(ROOT / "docs")[name]
-    assert inside.strip() == expected, "run python tools/misc/evidence_page.py --pages docs"
+    assert inside.strip() == expected, RENEW
     for picture in evidence_page.pictures_of(name):
         assert (ROOT / "docs/evidence" / picture).is_file()
+
+
+def test_the_page_begins_with_all_that_was_found():
+    above, inside, _ = split_section(ROOT / "docs/evidence.md", evidence_page.GLANCE)
+    assert "## " not in above
+    assert inside.strip() == evidence_page.sections(ROOT / "docs")[evidence_page.GLANCE], RENEW
+
+
+def test_each_arm_has_a_row_at_a_glance_and_runs_of_two_comparisons_one():
+    maps = [
+        dict(line("maps", seed, 0), arm=arm, recipe="bbbb", metrics={"mIoU": value, "mBoundaryF": value})
+        for seed, arm, value in [(0, "config", 80.0), (1, "config", 81.0), (0, "CARAFE in neck", 82.0)]
+    ]
+    text = at_a_glance(
+        {"[One](#one)": THREE, "two": [*THREE, line("bilinear in neck", 0, 0.4)], "maps": maps}, "config"
+    )
+    one, other = text.split("\n\n")
+    said = "+6.00 (+3.52 to +8.48, 3 seeds)"
+    assert one.splitlines() == [
+        "| comparison | arm | box AP | mask AP | boundary AP |",
+        "| --- | --- | --- | --- | --- |",
+        f"| [One](#one) | CARAFE in both | {said} | {said} | {said} |",
+        "| two | bilinear in neck" + 3 * " | +0.00, one seed: no interval" + " |",
+    ]
+    assert other.splitlines()[2:] == [
+        "| maps | CARAFE in neck | +2.00, one seed: no interval | +2.00, one seed: no interval |"
+    ]
 
 
 def test_three_seeds_have_means_differences_and_intervals():
@@ -55,7 +83,6 @@ def test_three_seeds_have_means_differences_and_intervals():
     assert "on x86_64, with mmcarafe 0.1.0, torch 2.13.0" in text
     # differences 5, 6 and 7 points: the half of the interval is 4.3027 / sqrt(3)
     said = "+6.00 (+3.52 to +8.48, 3 seeds)"
-    assert f"- **CARAFE in both**: box AP {said}; mask AP {said}; boundary AP {said}" in text
     columns = (f"{kind} {name}" for kind in ("box", "mask", "boundary") for name in ("AP", "AP50", "AP75"))
     assert f"| arm | seeds | {' | '.join(columns)} |" in text
     assert f"| CARAFE in both | 3 | 48.0 ± 3.0<br>{said} |" in text
@@ -75,7 +102,7 @@ def test_a_point_that_an_interrupted_run_lost_is_left_out_of_the_rise():
 def test_one_seed_is_no_evidence():
     text = written(ONE)
     assert "**One seed for each arm so far: nothing can be concluded yet.**" in text
-    assert "mask AP +5.00, one seed: no interval" in text
+    assert "| 45.0<br>+5.00, one seed: no interval |" in text
     text = written([*ONE, line("config", 1, 0.41)])
     assert "3 runs of `some_config` (fingerprint aaaa), 1 to 2 for each arm" in text
     assert "An arm with fewer seeds than the first row is compared with it over its own" in text
@@ -84,24 +111,25 @@ def test_one_seed_is_no_evidence():
 
 def test_an_interval_with_zero_in_it_is_said_to_be_none():
     text = written([*ONE, line(CARAFE, 1, 0.39), line("config", 1, 0.40)])
-    assert "mask AP no difference seen: +2.00 (-36.12 to +40.12, 2 seeds)" in text
+    assert "<br>no difference seen: +2.00 (-36.12 to +40.12, 2 seeds) |" in text
 
 
-def test_an_arm_without_a_seed_of_the_baseline_says_so():
-    assert "- **CARAFE in both**: no seed in common with the first row" in written(
-        [line(CARAFE, 5, 0.4), ONE[1]]
+def test_an_arm_without_a_seed_of_the_baseline_has_no_difference():
+    assert "| CARAFE in both | 1 | 40.0 | 40.0 |" in written([line(CARAFE, 5, 0.4), ONE[1]])
+    assert at_a_glance({"one": [line(CARAFE, 5, 0.4), ONE[1]]}, "config").endswith(
+        "| CARAFE in both | - | - | - |"
     )
 
 
 def test_arguments_are_named_where_they_tell_arms_apart():
-    assert "- **CARAFE,start=nearest in both**: " in written(
+    assert "| CARAFE,start=nearest in both | 1 |" in written(
         [*ONE, line("CARAFE,start=nearest in both", 0, 0.4)]
     )
 
 
 def test_the_baseline_may_have_arguments():
     text = section(ONE, CARAFE, "differences.png", "curves.png")
-    assert "- **config**: box AP -5.00" in text and "differences to CARAFE in both" in text
+    assert "| config | 1 | 40.0<br>-5.00" in text and "differences to CARAFE in both" in text
 
 
 def test_results_of_several_recipes_are_refused():
@@ -114,12 +142,15 @@ def test_results_of_several_recipes_are_refused():
 def test_the_command_writes_sections_and_plots(tmp_path):
     (tmp_path / "evidence").mkdir()
     page = tmp_path / "evidence.md"
-    page.write_text("above\n<!-- small: begin -->\n<!-- small: end -->\nbelow\n")
+    glance = "<!-- at-a-glance: begin -->\n{}<!-- at-a-glance: end -->\n"
+    glance += "## Some, small\n<!-- small: begin -->\n{}<!-- small: end -->\n"
+    page.write_text(glance.format("", ""))
     for one in THREE:
         add_result(tmp_path / "evidence/small.jsonl", one)
     call("evidence_page.py", "--pages", tmp_path, cwd=tmp_path)
     expected = section(THREE, "config", "evidence/small-differences.png", "evidence/small-curves.png")
-    assert page.read_text() == f"above\n<!-- small: begin -->\n{expected}\n<!-- small: end -->\nbelow\n"
+    all_of_it = at_a_glance({"[Some, small](#some-small)": THREE}, "config")
+    assert page.read_text() == glance.format(f"{all_of_it}\n", f"{expected}\n")
     for name in ("small-differences.png", "small-curves.png"):
         assert cv2.imread(str(tmp_path / "evidence" / name)).std() > 5
     assert call("evidence_page.py", cwd=tmp_path).stdout.count("hours in the training loop") >= 1

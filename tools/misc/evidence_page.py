@@ -10,25 +10,39 @@ Example::
 """
 
 import argparse
+import re
 from pathlib import Path
 
 from mmcarafe.comparison.arms import UNCHANGED
-from mmcarafe.comparison.page import one_recipe, plot_curves, section, shortened
+from mmcarafe.comparison.page import at_a_glance, one_recipe, plot_curves, section, shortened
 from mmcarafe.comparison.report import plot
 from mmcarafe.comparison.runs import read_results
 from mmcarafe.utils.cli import run
-from mmcarafe.utils.markdown import write_section
+from mmcarafe.utils.markdown import split_section, write_section
 
 DOCS = Path(__file__).parents[2] / "docs"
+GLANCE = "at-a-glance"
+"""The section of all comparisons."""
 
 
 def sections(docs: Path) -> dict[str, str]:
-    """Return each file's section by the file's name."""
-    found = {}
-    for path in sorted((docs / "evidence").glob("*.jsonl")):
+    """Return each file's section by the file's name, in the page's order, and before them that of all."""
+    page = docs / "evidence.md"
+    files = sorted((docs / "evidence").glob("*.jsonl"), key=lambda path: len(_above(page, path.stem)))
+    found, comparisons = {GLANCE: ""}, {}
+    for path in files:
+        lines = read_results(path)
         pictures = [f"evidence/{name}" for name in pictures_of(path.stem)]
-        found[path.stem] = section(read_results(path), UNCHANGED, *pictures)
+        found[path.stem] = section(lines, UNCHANGED, *pictures)
+        heading = re.findall(r"^## (.+)$", _above(page, path.stem), re.MULTILINE)[-1]
+        anchor = re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+        comparisons[f"[{heading}](#{anchor})"] = lines
+    found[GLANCE] = at_a_glance(comparisons, UNCHANGED)
     return found
+
+
+def _above(page: Path, name: str) -> str:
+    return split_section(page, name)[0]
 
 
 def pictures_of(name: str) -> tuple[str, str]:
@@ -52,7 +66,8 @@ def main(argv: list[str] | None = None) -> None:
     for name, text in sections(args.pages or DOCS).items():
         if args.pages:
             write_section(args.pages / "evidence.md", name, text)
-            draw(args.pages / f"evidence/{name}.jsonl")
+            if name != GLANCE:
+                draw(args.pages / f"evidence/{name}.jsonl")
         else:
             print(f"{text}\n")
 
