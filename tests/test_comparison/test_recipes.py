@@ -66,11 +66,20 @@ def test_a_recipe_is_consistent(path):
         assert "upsample_cfg" not in part
 
 
-def test_the_committed_results_are_of_the_recipe_and_fine_tuning_starts_from_its_checkpoints():
-    folder = ROOT / "configs/comparison"
-    recipe = fingerprint(Config.fromfile(folder / "mask-rcnn_r18_fpn_nuclei.py"))
-    assert {line["recipe"] for line in read_results(ROOT / "docs/evidence/nuclei.jsonl")} == {recipe}
-    tuned = Config.fromfile(folder / "mask-rcnn_r18_fpn_nuclei-finetune.py")
-    trained = run_folder(Path("work_dirs/evidence_nuclei"), UNCHANGED, recipe, seed=3)
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/evidence").glob("*.jsonl")), ids=lambda path: path.stem)
+def test_the_committed_results_are_of_the_recipes(path):
+    ((name, recipe),) = {(line["config"], line["recipe"]) for line in read_results(path)}
+    cfg = Config.fromfile(ROOT / f"configs/comparison/{name}.py", import_custom_modules=False)
+    assert fingerprint(cfg) == recipe
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if "finetune" in path.stem], ids=lambda path: path.stem
+)
+def test_fine_tuning_starts_from_the_checkpoints_of_its_recipe(path):
+    tuned = Config.fromfile(path)
+    cfg = Config.fromfile(path.with_stem(path.stem.removesuffix("-finetune")))
+    out = Path(tuned.load_from).parents[2]
+    trained = run_folder(out, UNCHANGED, fingerprint(cfg), seed=3)
     (run,) = plan(tuned, [Arm()], [3], Path("out"))
-    assert run_config(tuned, run).load_from == str(trained / "epoch_7.pth")
+    assert run_config(tuned, run).load_from == str(trained / f"epoch_{cfg.train_cfg.max_epochs}.pth")
