@@ -143,7 +143,7 @@ def _status(recipe: dict, lines: list[dict], what: str) -> str:
 
 
 def at_a_glance(comparisons: dict[str, list[dict]], baseline: str) -> str:
-    """Return each arm's differences to the baseline, in a table for each kind of results.
+    """Return each arm's differences to the baseline, in a table for each kind of results, and their number.
 
     Args:
         comparisons (dict[str, list[dict]]): results by what the comparison is called, Markdown. An arm whose
@@ -152,6 +152,7 @@ def at_a_glance(comparisons: dict[str, list[dict]], baseline: str) -> str:
     """
     tables: dict[tuple[str, ...], list[list[str]]] = {}
     known = set()
+    seen = []
     for name, lines in comparisons.items():
         recipe = one_recipe(shortened(lines), baseline)
         kinds = kinds_of(recipe["arms"])
@@ -160,7 +161,12 @@ def at_a_glance(comparisons: dict[str, list[dict]], baseline: str) -> str:
                 known.add((recipe["recipe"], arm["arm"]))
                 row = [name, arm["arm"], *(_difference(arm, kind) for kind in kinds)]
                 tables.setdefault(tuple(kinds.values()), []).append(row)
-    return "\n\n".join(table(["comparison", "arm", *kinds], rows) for kinds, rows in tables.items())
+                differences = (arm["measured"].get(kind, {}).get("difference") for kind in kinds)
+                seen += [one["seen"] for one in differences if one and one["low"] is not None]
+    texts = [table(["comparison", "arm", *kinds], rows) for kinds, rows in tables.items()]
+    if seen:
+        texts.append(f"{sum(seen)} of these {len(seen)} intervals leave 0 out; by chance one in twenty does.")
+    return "\n\n".join(texts)
 
 
 def _difference(arm: dict, kind: str) -> str:
@@ -213,11 +219,13 @@ def _curve_text(lines: list[dict], baseline: str) -> str:
         for of in points.values()
         if (seeds := of.get(last, {}).keys() & of.get(before, {}).keys())
     ]
-    return (
+    text = (
         f"{name} during the training, means over the seeds; from epoch {before} to {last} "
-        f"it changed by {min(rises):+.1f} to {max(rises):+.1f} points, while the learning rate fell to 0:\n\n"
-        + table(["arm", *(f"epoch {epoch}" for epoch in epochs)], rows)
+        f"it changed by {min(rises):+.1f} to {max(rises):+.1f} points, while the learning rate fell to 0"
     )
+    if any(cell.endswith(" seeds)") for row in rows for cell in row):
+        text += " (a run that was stopped just there went on, but its point is lost)"
+    return f"{text}:\n\n" + table(["arm", *(f"epoch {epoch}" for epoch in epochs)], rows)
 
 
 def plot_curves(lines: list[dict], baseline: str, path: Path) -> None:

@@ -64,7 +64,8 @@ def test_each_arm_has_a_row_at_a_glance_and_runs_of_two_comparisons_one():
     text = at_a_glance(
         {"[One](#one)": THREE, "two": [*THREE, line("bilinear in neck", 0, 0.4)], "maps": maps}, "config"
     )
-    one, other = text.split("\n\n")
+    one, other, count = text.split("\n\n")
+    assert count == "3 of these 3 intervals leave 0 out; by chance one in twenty does."
     said = "+6.00 (+3.52 to +8.48, 3 seeds)"
     assert one.splitlines() == [
         "| comparison | arm | box AP | mask AP | boundary AP |",
@@ -97,6 +98,7 @@ def test_a_point_that_an_interrupted_run_lost_is_left_out_of_the_rise():
     text = written([*THREE[:2], lost, *THREE[3:]])
     assert "from epoch 1 to 2 it changed by +20.0 to +20.0 points" in text
     assert "| CARAFE in both | 28.0 (2 seeds) | 48.0 |" in text
+    assert "its point is lost" in text and "its point is lost" not in written(THREE)
 
 
 def test_one_seed_is_no_evidence():
