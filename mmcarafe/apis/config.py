@@ -49,8 +49,10 @@ def read_config(name: str, options: dict | None = None) -> Config:
             f"config {name} imports a module that cannot be had ({reason}): install its package, or set "
             "PYTHONPATH to the folder that the module is in"
         ) from error
-    except (SyntaxError, FileNotFoundError) as error:  # of its own, or of one of its _base_
+    except FileNotFoundError as error:  # one of its _base_
         raise InputError(f"config {name} cannot be read: {error}") from error
+    except SyntaxError as error:
+        raise InputError(f"config {name}, or one in its _base_, cannot be read: {error}") from error
     if "model" not in cfg:
         raise InputError(f"config {name} has no model: is it only a part of a config?")
     if options:
@@ -70,20 +72,6 @@ def load_config(args: argparse.Namespace) -> Config:
     if Path(cfg.work_dir).exists() and not Path(cfg.work_dir).is_dir():
         raise InputError(f"--work-dir {cfg.work_dir} is a file, expected a folder")
     return cfg
-
-
-def drop_pretrained(cfg: object) -> None:
-    """Remove what loads weights from a model's config, at any depth."""
-    if isinstance(cfg, dict):
-        cfg.update({key: None for key in ("pretrained", "teacher_ckpt") if key in cfg})
-        inits = cfg.get("init_cfg") or []
-        inits = inits if isinstance(inits, list | tuple) else [inits]
-        if any("checkpoint" in init for init in inits):
-            cfg["init_cfg"] = [init for init in inits if "checkpoint" not in init] or None
-        cfg = list(cfg.values())
-    if isinstance(cfg, list | tuple):
-        for part in cfg:
-            drop_pretrained(part)
 
 
 @contextmanager

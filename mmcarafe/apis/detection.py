@@ -18,12 +18,13 @@ from torch import nn
 
 import mmcarafe.models  # noqa: F401  registers everything
 from mmcarafe.apis.coco_results import Detections as Output
-from mmcarafe.apis.config import BUILDERS, absence_named, drop_pretrained
+from mmcarafe.apis.config import BUILDERS, absence_named
 from mmcarafe.apis.inferencer import Inferencer
 from mmcarafe.apis.test_time_augmentation import check_boxes_alone as check_tta
 from mmcarafe.apis.test_time_augmentation import use_tta
 from mmcarafe.engine.hooks.distinct_visualization_hook import DistinctVisualizationHook
 from mmcarafe.errors import InputError
+from mmcarafe.utils.pretrained import drop_pretrained
 
 __all__ = ["Dump", "Inferencer", "Output", "build", "check_tta", "show_predictions", "use_tta"]
 

@@ -16,12 +16,13 @@ from mmseg.registry import MODELS
 from torch import nn
 
 import mmcarafe.segmentation  # noqa: F401  registers everything
-from mmcarafe.apis.config import BUILDERS, absence_named, drop_pretrained
+from mmcarafe.apis.config import BUILDERS, absence_named
 from mmcarafe.apis.map_inferencer import Inferencer
 from mmcarafe.apis.map_results import Maps as Output
 from mmcarafe.datasets.configured import innermost_datasets
 from mmcarafe.engine.hooks.map_visualization_hook import MapVisualizationHook
 from mmcarafe.errors import InputError
+from mmcarafe.utils.pretrained import drop_pretrained
 
 __all__ = ["Dump", "Inferencer", "Output", "build", "check_tta", "show_predictions", "use_tta"]
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Test-time augmentation of any config: views of an image whose boxes mmdet merges."""
 
+from copy import copy
+
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile, RandomFlip, TestTimeAug
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config, ConfigDict
@@ -23,7 +25,7 @@ def use_tta(cfg: Config) -> None:
         dataset.pipeline = load_objects_last(own) if own else flip(dataset.pipeline)
     if "tta_model" not in cfg:
         cfg.tta_model = dict(
-            type="DetTTAModel", tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
+            type="mmdet.DetTTAModel", tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
         )
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
@@ -42,8 +44,8 @@ def flip(pipeline: list[dict]) -> list[dict]:
     """Return two views of a test pipeline: as it is, and flipped before padding and loading of objects."""
     loaded = 1 + next((n for n, step in enumerate(pipeline) if is_a(step, LoadImageFromFile)), 0)
     *steps, pack = pipeline[loaded:]
-    pack = dict(pack, meta_keys=tuple(dict.fromkeys((*pack.get("meta_keys", ()), *META_KEYS))))
-    flips = [dict(type="RandomFlip", prob=prob) for prob in (0.0, 1.0)]
+    pack = changed(pack, meta_keys=tuple(dict.fromkeys((*pack.get("meta_keys", ()), *META_KEYS))))
+    flips = [dict(type="mmdet.RandomFlip", prob=prob) for prob in (0.0, 1.0)]
     views = dict(type="TestTimeAug", transforms=[flips, *([step] for step in steps), [pack]])
     return [*pipeline[:loaded], views]
 
@@ -61,7 +63,14 @@ def load_objects_last(pipeline: list[dict]) -> list[dict]:
     loading += [choice for choice in choices if is_a(choice[0], LoadAnnotations)]
     choices = [choice for choice in choices if choice not in loading]
     steps = [step for step in steps if [step] not in loading]
-    return [*steps, dict(views, transforms=[*choices, *loading, pack])]
+    return [*steps, changed(views, transforms=[*choices, *loading, pack])]
+
+
+def changed(step: dict, **settings: object) -> dict:
+    """Return a copy of a step with other settings, whose class stays what mmengine can write to a file."""
+    step = copy(step)
+    step.update(settings)
+    return step
 
 
 def flips_image(step: dict) -> bool:

@@ -14,14 +14,19 @@ import mmcarafe.comparison.variants  # noqa: F401  registers what an arm may nam
 from mmcarafe.errors import InputError
 
 PLACES = {
-    "neck": ("neck",),
-    "mask_head": ("roi_head.mask_head", "mask_head"),
-    "backbone": ("backbone",),
+    "neck": ("neck", "detector.neck"),
+    "mask_head": (
+        "roi_head.mask_head",
+        "mask_head.mask_feature_head",
+        "mask_head",
+        "detector.roi_head.mask_head",
+    ),
+    "backbone": ("backbone", "detector.backbone"),
     "decode_head": ("decode_head",),
     "ppm": ("decode_head",),
     "fpn": ("decode_head",),
     "fusion": ("decode_head",),
-    "downsampling": ("neck",),
+    "downsampling": ("neck", "detector.neck"),
 }
 """The places of upsamplers, and what model configs call each: the first name that is found."""
 
@@ -131,7 +136,9 @@ def arm_config(cfg: Config, arm: Arm) -> Config:
     for place in arm.places:
         components = _components(cfg.model, place)
         if not components:
-            raise InputError(f"--where {arm.where}: the config's model has no {' or '.join(PLACES[place])}")
+            raise InputError(
+                f"--where {arm.where}: the config's model has no {place} ({', '.join(PLACES[place])})"
+            )
         for component in components:  # those of a cascade are several
             component[SETTINGS.get(place, "upsample_cfg")] = parse_upsampler(arm.upsampler, place)
             if place in UPPER_PLACES:
@@ -143,7 +150,7 @@ def _components(model: dict, place: str) -> list[dict]:
     for path in PLACES[place]:
         part = model
         for key in path.split("."):
-            part = (part or {}).get(key)
+            part = part.get(key) if isinstance(part, dict) else None
         if part:
             return list(part) if isinstance(part, list | tuple) else [part]
     return []

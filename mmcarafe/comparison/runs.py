@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from mmcarafe.comparison import variants
 from mmcarafe.comparison.arms import Arm, arm_config, fingerprint
 from mmcarafe.comparison.same_start_hook import SameStartHook
 from mmcarafe.errors import InputError
@@ -78,7 +79,8 @@ def run_config(cfg: Config, run: Run) -> Config:
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), hook]
     imports = cfg.setdefault("custom_imports", ConfigDict(imports=[], allow_failed_imports=False))
     given = [imports.imports] if isinstance(imports.imports, str) else imports.imports
-    imports.imports = [*given, SameStartHook.__module__]  # for other commands, which take this config too
+    # for other commands, which take this config too
+    imports.imports = [*given, SameStartHook.__module__, variants.__name__]
     hooks = cfg.setdefault("default_hooks", ConfigDict())
     checkpoint = hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
     checkpoint.setdefault("max_keep_ckpts", 2)

@@ -10,17 +10,26 @@ from mmcarafe.errors import InputError
 
 
 def check_data(cfg: Config, *splits: str) -> None:
-    """Raise InputError unless what the data sets and metrics of the splits (train, val, test) read exists."""
+    """Raise InputError unless what the data sets and metrics of the splits (train, val, test) read exists.
+
+    What is read by a file backend of mmengine's other than the local one is left to it.
+    """
     for split in splits:
         for dataset in innermost_datasets((cfg.get(f"{split}_dataloader") or {}).get("dataset")):
             root = Path(dataset.get("data_root") or "")
+            if _is_remote(dataset):
+                continue
             for part in (dataset.get("ann_file"), *(dataset.get("data_prefix") or {}).values()):
                 if part:
                     _require(root / part, f"{split}_dataloader.dataset", str(root))
         evaluator = cfg.get(f"{split}_evaluator") or {}
         for metric in evaluator if isinstance(evaluator, list) else [evaluator]:
-            if metric.get("ann_file"):
+            if metric.get("ann_file") and not _is_remote(metric):
                 _require(Path(metric["ann_file"]), f"{split}_evaluator.ann_file")
+
+
+def _is_remote(cfg: dict) -> bool:
+    return (cfg.get("backend_args") or {}).get("backend", "local") != "local"
 
 
 def _require(path: Path, setting: str, root: str = "") -> None:

@@ -21,7 +21,9 @@ def as_dict(cfg: Any, argument: str = "upsample_cfg", error: type[InputError] = 
     """Return a copy of what selects an upsampler; raise ``error`` where it is no dict, but a type's name."""
     if not isinstance(cfg, Mapping):
         raise error(f"{argument}: expected a dict with a type, for instance dict(type='CARAFE'), got {cfg!r}")
-    return dict(cfg)
+    return {
+        key: value for key, value in cfg.items() if key != "_delete_"
+    }  # left in where a base has no such dict
 
 
 def build_upsample(
@@ -100,12 +102,20 @@ def build_upsample(
 
 
 def construct(what: str, module: Callable, arguments: dict, config_error: type[InputError]) -> nn.Module:
-    """Return a module of some arguments; ``config_error`` names ``what`` and says which it takes."""
+    """Return a module of some arguments; ``config_error`` names ``what`` and says which it takes.
+
+    What a user's own class raises is a fault in it, whose trace is wanted.
+    """
     takes = inspect.signature(module)
     try:
         takes.bind(**arguments)
+    except TypeError as error:
+        raise config_error(f"{what}: {error}; it takes {', '.join(takes.parameters)}") from error
+    try:
         return module(**arguments)
     except (TypeError, ValueError, KeyError) as error:
+        if not str(getattr(module, "__module__", "")).startswith(("mmcarafe.", "mmcv.", "torch.")):
+            raise
         raise config_error(f"{what}: {error}; it takes {', '.join(takes.parameters)}") from error
 
 
@@ -132,18 +142,20 @@ def _lookup(kind: Any, registry: "Registry") -> tuple[Any, Callable]:
         if isinstance(kind, str) and kind in TYPES:
             return _own_layer(kind, "mmcv")
 
+    built_in = {name: MODELS.get(name) for name in TYPES}
     # a project's own registry is that of its default scope
     with registry.switch_scope_and_registry(None) as scoped:
-        built_in = {name: scoped.get(name) or registry.get(name) for name in TYPES}
         if isinstance(kind, str):
             module = scoped.get(kind) or registry.get(kind)
             names = [kind.rpartition(".")[2]]
         else:
             module = kind
             names = [name for name in built_in if kind is not nn.Upsample]  # that is nearest and bilinear
-    kind = next((name for name in names if name in built_in and built_in[name] is module), kind)
-    if isinstance(kind, str) and kind in TYPES and (ours := TYPES[kind].module):
-        module = ours()
+    own = next((name for name in names if name in built_in and built_in[name] is module), None)
+    if own:
+        kind, module = own, TYPES[own].module() if TYPES[own].module else module
+    elif isinstance(kind, str) and kind in TYPES:  # a user's class of that name
+        kind = module
     if not callable(module):
         close = get_close_matches(str(kind), TYPES, n=1, cutoff=0.5)
         raise UpsampleConfigError(

@@ -71,7 +71,7 @@ class SelectMaskFeatures:
     mask_features: type[nn.Module]
 
     def __init__(self, *args, **kwargs) -> None:
-        if args:  # CondInst's first argument
+        if args and "mask_feature_head" not in kwargs:  # CondInst's first argument
             args, kwargs = args[1:], {**kwargs, "mask_feature_head": args[0]}
         theirs = ConfigDict(kwargs.pop("mask_feature_head"))
         upsample_cfg = as_dict(theirs.pop("upsample_cfg", None) or {})

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """mmdet's pixel decoders, able to select any upsampler; registered under mmdet's names."""
 
-from functools import partial
-
 from mmcv.cnn import Conv2d
 from mmdet.models import dense_heads, layers
 from mmdet.registry import MODELS
-from mmengine.config import ConfigDict
 
 from mmcarafe.selecting.select_upsample import SelectTopDown, SelectUpsample, Step, by_name
 
@@ -18,10 +15,21 @@ def lateral_steps(count: int, channels: int) -> list[Step | None]:
 
 @MODELS.register_module(force=True)
 class PixelDecoder(SelectUpsample, layers.PixelDecoder):
-    """mmdet's PixelDecoder with the ``upsample_cfg`` of :class:`PanopticFPNHead`."""
+    """mmdet's PixelDecoder with the ``upsample_cfg`` of :class:`PanopticFPNHead`; without one, mmdet's class.
+
+    Heads ask whether their decoder's class is exactly mmdet's, and only then project the input of what is
+    behind it. Where an upsampler is selected, this package's :class:`MaskFormerHead` alone does.
+    """
 
     replaces = SelectTopDown.replaces
     guide = SelectTopDown.guide
+    needed_head: type
+
+    def __new__(cls, *args, upsample_cfg: dict | None = None, **kwargs) -> layers.PixelDecoder:
+        """Return mmdet's decoder where no upsampler is selected; a copy is made without arguments."""
+        if cls is PixelDecoder and (args or kwargs) and upsample_cfg in (None, {}, dict(type=None)):
+            return layers.PixelDecoder(*args, **kwargs)
+        return super().__new__(cls)
 
     def upsample_steps(self) -> list[Step | None]:
         """State one step between each two neighbouring levels."""
@@ -30,11 +38,7 @@ class PixelDecoder(SelectUpsample, layers.PixelDecoder):
 
 @MODELS.register_module(force=True)
 class MaskFormerHead(dense_heads.MaskFormerHead):
-    """mmdet's MaskFormerHead, which projects the input of its decoder if its pixel decoder's class is exactly
-    mmdet's PixelDecoder.
-
-    So that class is built where no upsampler is selected, and :class:`PixelDecoder` gets the projection too.
-    """
+    """mmdet's MaskFormerHead, which projects the input of its decoder behind :class:`PixelDecoder` too."""
 
     replaces = "what its `pixel_decoder` selects"
     upsampling_part = "pixel_decoder"
@@ -42,17 +46,14 @@ class MaskFormerHead(dense_heads.MaskFormerHead):
 
     def __init__(self, *args, **kwargs) -> None:
         args, kwargs = by_name(super().__init__, args, kwargs)
-        decoder = ConfigDict(kwargs["pixel_decoder"])
-        plain = decoder["type"] in ("PixelDecoder", "mmdet.PixelDecoder", PixelDecoder, layers.PixelDecoder)
-        if plain and not decoder.get("upsample_cfg"):
-            decoder.pop("upsample_cfg", None)
-            decoder["type"] = partial(layers.PixelDecoder)  # the class itself would be replaced by ours
-        kwargs["pixel_decoder"] = decoder
         super().__init__(*args, **kwargs)
         channels = kwargs["in_channels"][-1]
         enforced = kwargs.get("enforce_decoder_input_project", False)
         if isinstance(self.pixel_decoder, PixelDecoder) and (channels != self.decoder_embed_dims or enforced):
             self.decoder_input_proj = Conv2d(channels, self.decoder_embed_dims, kernel_size=1)
+
+
+PixelDecoder.needed_head = MaskFormerHead
 
 
 @MODELS.register_module(force=True)

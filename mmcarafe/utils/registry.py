@@ -2,7 +2,7 @@
 """Configs that give classes instead of names: a library's classes are replaced there as they are by name.
 
 The library is mmdet or mmsegmentation. Pure-Python configs of mmengine (``read_base``) have ``type=FPN``, the
-class, for which no registry is asked.
+class, for which no registry is asked, and ``type="mmdet.models.FPN"``, where it is, once they are dumped.
 """
 
 from collections.abc import Callable
@@ -57,19 +57,29 @@ def with_successors(cfg: object, registry: Registry) -> object:
     if isinstance(cfg, list):
         return [with_successors(part, registry) for part in cfg]
     kind = cfg.get("type") if isinstance(cfg, dict | Config) else None
-    if isinstance(kind, type) and (ours := successor(kind)):
+    given = _class_of(cfg, registry) if isinstance(kind, str) and "." in kind else kind
+    if isinstance(given, type) and (ours := successor(given)):
         cfg = cfg.copy()
         cfg["type"] = kind = ours
     if kind and isinstance(cfg.get("downsample_cfg"), dict):
-        with registry.switch_scope_and_registry(cfg.get("_scope_")) as scoped:
-            _check_takes_downsampler(scoped.get(kind) if isinstance(kind, str) else kind)
-    for selected, given in _selected(cfg) if kind else ():
-        with registry.switch_scope_and_registry(cfg.get("_scope_")) as scoped:
-            built = scoped.get(kind) if isinstance(kind, str) else kind
-        if given is cfg:
+        _check_takes_downsampler(_class_of(cfg, registry))
+    for selected, place in _selected(cfg) if kind else ():
+        built = _class_of(cfg, registry)
+        if place is cfg:
             _check_takes(built)
         _check_parent(built, selected)
+    for part in cfg.values() if kind else ():
+        if isinstance(part, dict) and part.get("type") and _selected(part):
+            _check_head(*(_class_of(one, registry) for one in (cfg, part)))
     return cfg
+
+
+def _class_of(cfg: dict | Config, registry: Registry) -> object:
+    """Return what a config's type stands for where it is built; None where nothing has that name."""
+    if not isinstance(cfg["type"], str):
+        return cfg["type"]
+    with registry.switch_scope_and_registry(cfg.get("_scope_")) as scoped:
+        return scoped.get(cfg["type"])
 
 
 def upsampling_components(models: Registry) -> list[str]:
@@ -124,6 +134,15 @@ def _check_takes_downsampler(kind: object) -> None:
     if kind.__module__.startswith(OWNERS) or not takes(kind, "downsample_cfg"):
         those = _ours(registry_of(kind), "strided") or ["none of its library"]
         raise DownsampleConfigError(f"{kind.__name__} takes no downsample_cfg; these do: {', '.join(those)}")
+
+
+def _check_head(kind: object, part: object) -> None:
+    needed = getattr(part, "needed_head", None)
+    if needed and isinstance(kind, type) and not issubclass(kind, needed):
+        raise UpsampleConfigError(
+            f"{kind.__name__} does not project what {part.__name__} hands on where an upsampler is selected: "
+            f"derive it from {_room(needed)}.{needed.__name__}, or leave its upsample_cfg out"
+        )
 
 
 def _check_parent(kind: object, selected: str) -> None:

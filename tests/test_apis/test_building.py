@@ -6,11 +6,12 @@ from families import ELSEWHERE, mask_rcnn
 from mmengine.config import Config
 
 from mmcarafe.analysis.flops import count
-from mmcarafe.apis.config import drop_pretrained, read_config
+from mmcarafe.apis.config import read_config
 from mmcarafe.apis.libraries import build_model
 from mmcarafe.deploy.parts import part_of
 from mmcarafe.errors import InputError
 from mmcarafe.utils.files import check_pipeline
+from mmcarafe.utils.pretrained import drop_pretrained
 from mmcarafe.visualization import load_image
 
 
@@ -76,6 +77,15 @@ def test_nothing_is_loaded_while_a_detector_is_built():
         backbone=dict(init_cfg=None, pretrained=None), neck=dict(init_cfg=[other]), head=other,
         parts=[dict(init_cfg=None), (dict(init_cfg=other),)], teacher_ckpt=None,
     )  # fmt: skip
+
+
+def test_a_base_that_python_cannot_read_may_be_meant(tmp_path):
+    (tmp_path / "base.py").write_text("model = dict(\n")
+    (tmp_path / "child.py").write_text("_base_ = 'base.py'\n")
+    with pytest.raises(
+        InputError, match=r"child\.py, or one in its _base_, cannot be read: .* was never closed"
+    ):
+        read_config(str(tmp_path / "child.py"))
 
 
 def test_a_module_that_a_config_imports_and_is_not_there_is_named(tmp_path):

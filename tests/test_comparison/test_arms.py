@@ -56,6 +56,15 @@ def test_every_mask_head_of_a_cascade_gets_the_upsampler():
     assert [head.upsample_cfg for head in heads] == [dict(type="CARAFE")] * 3
 
 
+def test_places_inside_a_detector_that_another_one_wraps():
+    mask_head = dict(type="SOLOV2Head", mask_feature_head=dict(out_channels=8))
+    cfg = Config(dict(model=dict(detector=dict(neck=dict(type="FPN")), mask_head=mask_head)))
+    model = arm_config(cfg, Arm("CARAFE", "both")).model
+    assert model.detector.neck.upsample_cfg == dict(type="CARAFE")
+    assert model.mask_head.mask_feature_head.upsample_cfg == dict(type="CARAFE")
+    assert "upsample_cfg" not in model.mask_head
+
+
 def test_places_of_segmentors():
     where = ["neck", "neck+decode_head", "ppm+fusion"]
     names = [f"CARAFE in {place}" for place in where]
@@ -82,7 +91,7 @@ def test_downsampling_is_a_place_with_a_setting_of_its_own():
 
 def test_a_model_without_the_place_is_refused():
     cfg = get_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
-    with pytest.raises(InputError, match=r"no roi_head\.mask_head or mask_head"):
+    with pytest.raises(InputError, match=r"has no mask_head \(roi_head\.mask_head, "):
         arm_config(cfg, Arm("CARAFE", "both"))
 
 

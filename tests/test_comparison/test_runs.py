@@ -46,6 +46,7 @@ def test_a_run_has_its_seed_and_the_start_of_the_config_as_it_is():
     assert trained.custom_hooks[-1]["type"] == "SameStartHook"
     assert trained.custom_hooks[-1]["model"] == cfg.model != trained.model
     assert trained.default_hooks.checkpoint.max_keep_ckpts == 2
+    assert "mmcarafe.comparison.variants" in trained.custom_imports.imports, "other commands know its types"
     assert cfg.randomness == dict(seed=0), "the config given is not changed"
 
 

@@ -12,7 +12,6 @@ from mmdet import registry as mmdet_registry
 from mmdet.models.necks import FPN_CARAFE
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmengine.config import ConfigDict
-from mmengine.registry import MODELS, DefaultScope, Registry
 from torch import nn
 
 from mmcarafe.layers import CARAFE, TYPES, UpsampleConfigError, build_upsample
@@ -20,29 +19,10 @@ from mmcarafe.layers import CARAFE, TYPES, UpsampleConfigError, build_upsample
 DECONV_KERNELS = [dict(upsample_kernel=k) for k in (3, 4, 5)] + [dict(kernel_size=k) for k in (1, 2, 3, 4, 5)]
 
 
-class Repeat(nn.Module):
-    """An upsampler that a user might register."""
-
-    def __init__(self, channels, scale_factor, gain=1.0):
-        super().__init__()
-        self.channels, self.scale, self.gain = channels, scale_factor, gain
-
-    def forward(self, x):
-        return self.gain * x.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
-
-
 def assert_same_function(ours, theirs):
     ours.load_state_dict(theirs.state_dict(), strict=True)
     x = torch.randn(2, 8, 5, 3)
     assert ours(x).equal(theirs(x))
-
-
-@pytest.fixture
-def registered():
-    """The name under which Repeat is registered while the test runs."""
-    MODELS.register_module(name="RepeatInTest", module=Repeat)
-    yield "RepeatInTest"
-    del MODELS.module_dict["RepeatInTest"]
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
@@ -108,16 +88,6 @@ def test_mmcv_builds_ours_from_mmengines_registry():
     upsample = build_upsample_layer(dict(type="CARAFE", channels=8))
     assert type(upsample) is CARAFE
     assert upsample(torch.rand(1, 8, 5, 3)).shape == (1, 8, 10, 6)
-
-
-def test_a_registered_module(registered):
-    upsample = build_upsample(dict(type=registered, gain=2.0), channels=8, scale_factor=3)
-    assert type(upsample) is Repeat
-    assert (upsample.channels, upsample.scale, upsample.gain) == (8, 3, 2.0)
-
-
-def test_a_class_as_type():
-    assert type(build_upsample(dict(type=Repeat), channels=8, scale_factor=2)) is Repeat
 
 
 @pytest.mark.parametrize("cfg_class", [dict, ConfigDict])
@@ -188,19 +158,6 @@ def test_a_guided_type_without_a_guide_names_the_types_that_need_none():
     assert work == [name for name, row in TYPES.items() if not row.guided]
 
 
-def test_a_guided_class_of_a_users_own():
-    class Guided(Repeat):
-        guided = True
-
-        def __init__(self, channels, scale_factor, guide_channels):
-            super().__init__(channels, scale_factor)
-            self.guide_channels = guide_channels
-
-    assert build_upsample(dict(type=Guided), 8, 2, guide_channels=4).guide_channels == 4
-    with pytest.raises(UpsampleConfigError, match="this component does not have"):
-        build_upsample(dict(type=Guided), 8, 2)
-
-
 def test_the_error_is_a_value_error():
     assert issubclass(UpsampleConfigError, ValueError)
 
@@ -238,21 +195,3 @@ def test_a_type_with_a_scope_or_as_a_class_is_the_type_of_its_name(given, kind):
 def test_torchs_upsample_is_no_name():
     with pytest.raises(UpsampleConfigError, match="unexpected keyword argument 'channels'"):
         build_upsample(dict(type=nn.Upsample, mode="bilinear"), channels=8, scale_factor=2)
-
-
-@pytest.fixture
-def project_registry():
-    """A project's own registry, beside mmdet's, with an upsampler of its own."""
-    registry = Registry("model", scope="projectintest", parent=MODELS)
-    registry.register_module(name="TheirRepeat", module=Repeat)
-    yield registry
-    del MODELS._children["projectintest"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "scope"), [("TheirRepeat", "projectintest"), ("projectintest.TheirRepeat", "mmdet")]
-)
-def test_an_upsampler_in_a_projects_own_registry(project_registry, kind, scope):
-    with DefaultScope.overwrite_default_scope(scope):
-        assert type(build_upsample(dict(type=kind), 8, 2, mmdet_registry.MODELS)) is Repeat
-        assert type(build_upsample(dict(type="CARAFE"), 8, 2, mmdet_registry.MODELS)) is CARAFE

@@ -104,6 +104,18 @@ def test_mask_features_of_one_level_are_named():
     assert len(CondInstMaskFeatModule(**options, **dict(one, end_level=2)).upsample_modules) == 2
 
 
+def test_a_users_head_may_give_what_mmdets_takes_by_position():
+    class Theirs(models.SOLOV2Head):
+        def __init__(self, num_classes, in_channels, **kwargs):
+            super().__init__(num_classes, in_channels, **kwargs)
+
+    features = dict(feat_channels=4, start_level=0, end_level=1, out_channels=8, mask_stride=4)
+    cfg = dict(features, upsample_cfg=dict(type="CARAFE"))
+    loss = dict(loss_cls=dict(type="FocalLoss", use_sigmoid=True), loss_mask=dict(type="DiceLoss"))
+    head = Theirs(3, 8, mask_feature_head=cfg, feat_channels=8, stacked_convs=1, norm_cfg=None, **loss)
+    assert head.num_classes == 3 and type(head.mask_feature_head) is head.mask_features
+
+
 def test_the_mixin_in_front_of_a_module_of_torch():
     class Theirs(nn.Module):
         def forward(self, x):

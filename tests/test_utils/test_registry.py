@@ -71,6 +71,15 @@ def test_a_pure_python_config(tmp_path):
     assert type(neck.upsample_modules[0]) is CARAFE
 
 
+def test_a_class_by_its_path_as_a_dumped_config_has_it():
+    assert type(MODELS.build(dict(type="mmdet.models.FPN", **NECK, **CARAFE_CFG))) is models.FPN
+    assert type(MODELS.build(dict(type="mmdet.models.necks.fpn.FPN", **NECK))) is models.FPN
+    assert type(MODELS.build(dict(type="mmdet.models.SSDNeck", in_channels=[4], out_channels=[4, 8],
+                                  level_strides=[2], level_paddings=[1]))) is necks.SSDNeck  # fmt: skip
+    hook = HOOKS.build(dict(type="mmengine.hooks.CheckpointHook"))
+    assert type(hook).__module__.startswith("mmcarafe.")
+
+
 def test_parts_and_lists_of_configs():
     head = dict(
         type=FCNMaskHead, num_convs=1, in_channels=8, conv_out_channels=8, num_classes=3, **CARAFE_CFG

@@ -2,6 +2,7 @@
 """Settings of a config that data depend on, read from the data sets and transforms that training builds."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from mmcarafe.datasets.class_counts import class_counts, labelled_datasets
 from mmcarafe.datasets.coco import CocoDataset
 from mmcarafe.datasets.configured import walk_datasets
 from mmcarafe.errors import InputError
+from mmcarafe.utils.pretrained import drop_pretrained
 
 KNOWN_PACKAGES = ("mmcarafe", "mmcv", "mmdet", "mmengine")
 READING = ("load_data_list", "parse_data_info", "filter_data")
@@ -128,7 +130,9 @@ def _unknown(part: Part, trained: Part) -> Iterator[tuple[str, str]]:
 
 def _class_problems(cfg: Config, parts: list[Part]) -> Iterator[tuple[str, str]]:
     """Compare the heads of the model with the classes of every data set."""
-    model, seen = MODELS.build(cfg.model), set()
+    settings = deepcopy(cfg.model)
+    drop_pretrained(settings)
+    model, seen = MODELS.build(settings), set()
     for path, dataset, _ in parts:
         for labelled in labelled_datasets(dataset):
             classes = labelled.metainfo.get("classes")
