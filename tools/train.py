@@ -4,7 +4,7 @@
 import argparse
 
 from mmcarafe.apis.config import load_config
-from mmcarafe.apis.libraries import library_of, scope_of
+from mmcarafe.apis.libraries import library_of
 from mmcarafe.apis.training import prepare_training
 from mmcarafe.datasets.configured import check_data
 from mmcarafe.errors import InputError
@@ -33,7 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     cfg = load_config(args)
     library_of(cfg)  # registers everything
     if args.amp:
-        cfg.optim_wrapper.type = f"{scope_of(cfg)}.AmpOptimWrapper"
+        # FSDPStrategy asks for this very name, which without a scope would be mmengine's own
+        cfg.optim_wrapper.type = "AmpOptimWrapper" if cfg.get("default_scope") else "mmdet.AmpOptimWrapper"
         cfg.optim_wrapper.loss_scale = "dynamic"
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):

@@ -11,7 +11,7 @@ from mmdet.engine.hooks import DetVisualizationHook
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults as Dump
 from mmdet.models import BaseDetector, TwoStageDetector
-from mmdet.registry import MODELS
+from mmdet.registry import HOOKS, MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -25,6 +25,7 @@ from mmcarafe.apis.test_time_augmentation import use_tta
 from mmcarafe.engine.hooks.distinct_visualization_hook import DistinctVisualizationHook
 from mmcarafe.errors import InputError
 from mmcarafe.utils.pretrained import drop_pretrained
+from mmcarafe.utils.registry import class_of
 
 __all__ = ["Dump", "Inferencer", "Output", "build", "check_tta", "show_predictions", "use_tta"]
 
@@ -81,5 +82,5 @@ def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
         Path(args.show_dir).mkdir(parents=True, exist_ok=True)
         args.show_dir = os.path.abspath(args.show_dir)  # mmdet puts a relative one below the work directory
     hook = trigger_visualization_hook(cfg, args).default_hooks.visualization
-    if hook.type in ("DetVisualizationHook", "mmdet.DetVisualizationHook", DetVisualizationHook):
+    if class_of(hook.type, HOOKS) is DetVisualizationHook:
         hook.type = f"mmdet.{DistinctVisualizationHook.__name__}"

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
+from mmcv.transforms import LoadAnnotations
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmseg.engine.hooks import SegVisualizationHook
 from mmseg.models import BaseSegmentor
-from mmseg.registry import MODELS
+from mmseg.registry import HOOKS, MODELS, TRANSFORMS
 from torch import nn
 
 import mmcarafe.segmentation  # noqa: F401  registers everything
@@ -22,7 +23,9 @@ from mmcarafe.apis.map_results import Maps as Output
 from mmcarafe.datasets.configured import innermost_datasets
 from mmcarafe.engine.hooks.map_visualization_hook import MapVisualizationHook
 from mmcarafe.errors import InputError
+from mmcarafe.segmentation import LoadCocoMap
 from mmcarafe.utils.pretrained import drop_pretrained
+from mmcarafe.utils.registry import class_of
 
 __all__ = ["Dump", "Inferencer", "Output", "build", "check_tta", "show_predictions", "use_tta"]
 
@@ -70,7 +73,7 @@ def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
             "--show and --show-dir: the config has no default_hooks.visualization, which draws the pictures; "
             "add visualization=dict(type='SegVisualizationHook')"
         )
-    if hook.type in ("SegVisualizationHook", "mmseg.SegVisualizationHook", SegVisualizationHook):
+    if class_of(hook.type, HOOKS) is SegVisualizationHook:
         hook.type = f"mmseg.{MapVisualizationHook.__name__}"
         if args.show_dir:
             Path(args.show_dir).mkdir(parents=True, exist_ok=True)
@@ -93,7 +96,8 @@ def use_tta(cfg: Config) -> None:
                 "mmseg::_base_/default_runtime.py"
             )
     for dataset in innermost_datasets(cfg.test_dataloader.dataset):
-        loading = next((step for step in dataset.pipeline if step["type"] == "LoadCocoMap"), None)
+        maps = (step for step in dataset.pipeline if class_of(step["type"], TRANSFORMS) is LoadCocoMap)
+        loading = next(maps, None)
         dataset.pipeline = loading_maps(cfg.tta_pipeline, loading) if loading else cfg.tta_pipeline
     cfg.test_dataloader.batch_size = 1  # views are merged of one image
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
@@ -104,8 +108,10 @@ def loading_maps(part: object, loading: dict) -> object:
     if isinstance(part, list):
         return [loading_maps(step, loading) for step in part]
     if isinstance(part, dict):
-        own = part.get("type") == "LoadAnnotations"
-        return loading if own else {name: loading_maps(value, loading) for name, value in part.items()}
+        own = class_of(part.get("type"), TRANSFORMS)
+        if isinstance(own, type) and issubclass(own, LoadAnnotations):
+            return loading
+        return {name: loading_maps(value, loading) for name, value in part.items()}
     return part
 
 

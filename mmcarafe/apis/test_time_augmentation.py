@@ -10,6 +10,7 @@ from torch import nn
 
 from mmcarafe.datasets.configured import innermost_datasets
 from mmcarafe.errors import InputError
+from mmcarafe.utils.registry import class_of
 
 # what models and the merging of views read of an image
 META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
@@ -80,5 +81,5 @@ def flips_image(step: dict) -> bool:
 
 def is_a(step: dict, kind: type) -> bool:
     """Tell whether a step of a pipeline is of a class or of one that extends it."""
-    known = TRANSFORMS.get(step["type"]) if isinstance(step["type"], str) else step["type"]
-    return known is not None and issubclass(known, kind)
+    known = class_of(step["type"], TRANSFORMS)
+    return isinstance(known, type) and issubclass(known, kind)

@@ -147,18 +147,19 @@ def at_a_glance(comparisons: dict[str, list[dict]], baseline: str) -> str:
 
     Args:
         comparisons (dict[str, list[dict]]): results by what the comparison is called, Markdown. An arm whose
-            recipe and name an earlier one has is left out: such runs are the same ones.
+            runs are all among those of earlier ones is left out.
         baseline (str): the arm to compare with.
     """
     tables: dict[tuple[str, ...], list[list[str]]] = {}
-    known = set()
-    seen = []
+    known: set[tuple[str, int]] = set()
+    seen: list[bool] = []
     for name, lines in comparisons.items():
         recipe = one_recipe(shortened(lines), baseline)
         kinds = kinds_of(recipe["arms"])
         for arm in recipe["arms"][1:]:
-            if (recipe["recipe"], arm["arm"]) not in known:
-                known.add((recipe["recipe"], arm["arm"]))
+            runs = {(one["settings"], one["seed"]) for one in shortened(lines) if one["arm"] == arm["arm"]}
+            if not runs <= known:
+                known |= runs
                 row = [name, arm["arm"], *(_difference(arm, kind) for kind in kinds)]
                 tables.setdefault(tuple(kinds.values()), []).append(row)
                 differences = (arm["measured"].get(kind, {}).get("difference") for kind in kinds)
@@ -224,7 +225,7 @@ def _curve_text(lines: list[dict], baseline: str) -> str:
         f"it changed by {min(rises):+.1f} to {max(rises):+.1f} points, while the learning rate fell to 0"
     )
     if any(cell.endswith(" seeds)") for row in rows for cell in row):
-        text += " (a run that was stopped just there went on, but its point is lost)"
+        text += " (fewer seeds: a run was stopped behind that epoch, and its value there is lost)"
     return f"{text}:\n\n" + table(["arm", *(f"epoch {epoch}" for epoch in epochs)], rows)
 
 

@@ -84,8 +84,8 @@ def kinds_of(arms: list[dict]) -> dict[str, str]:
         if key in PER_CENT:
             found[key] = PER_CENT[key]
         elif key.endswith("_mAP"):
-            kind = key.removesuffix("_mAP").rpartition("/")[2]
-            found[key] = f"{KINDS.get(kind, kind)} AP"
+            *prefixes, kind = key.removesuffix("_mAP").split("/")  # teacher/coco/bbox
+            found[key] = " ".join([*prefixes[:-1], KINDS.get(kind, kind), "AP"])
     return found
 
 

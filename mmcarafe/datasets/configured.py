@@ -17,7 +17,7 @@ def check_data(cfg: Config, *splits: str) -> None:
     for split in splits:
         for dataset in innermost_datasets((cfg.get(f"{split}_dataloader") or {}).get("dataset")):
             root = Path(dataset.get("data_root") or "")
-            if _is_remote(dataset):
+            if any(map(_is_remote, (dataset, *(dataset.get("pipeline") or ())))):
                 continue
             for part in (dataset.get("ann_file"), *(dataset.get("data_prefix") or {}).values()):
                 if part:

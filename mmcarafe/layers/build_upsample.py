@@ -4,6 +4,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -15,6 +16,10 @@ from .upsample_types import INTERPOLATION, TYPES
 
 if TYPE_CHECKING:
     from mmengine.registry import Registry
+
+
+OWNERS = ("mmcarafe.", "mmcv.", "torch.")
+"""Packages whose classes are the built-in types, and say what is wrong with a config."""
 
 
 def as_dict(cfg: Any, argument: str = "upsample_cfg", error: type[InputError] = UpsampleConfigError) -> dict:
@@ -104,7 +109,7 @@ def build_upsample(
 def construct(what: str, module: Callable, arguments: dict, config_error: type[InputError]) -> nn.Module:
     """Return a module of some arguments; ``config_error`` names ``what`` and says which it takes.
 
-    What a user's own class raises is a fault in it, whose trace is wanted.
+    What is raised in a user's code is a fault in it, whose trace is wanted.
     """
     takes = inspect.signature(module)
     try:
@@ -114,7 +119,8 @@ def construct(what: str, module: Callable, arguments: dict, config_error: type[I
     try:
         return module(**arguments)
     except (TypeError, ValueError, KeyError) as error:
-        if not str(getattr(module, "__module__", "")).startswith(("mmcarafe.", "mmcv.", "torch.")):
+        *_, (frame, _) = walk_tb(error.__traceback__)
+        if not frame.f_globals["__name__"].startswith(OWNERS):
             raise
         raise config_error(f"{what}: {error}; it takes {', '.join(takes.parameters)}") from error
 
@@ -152,6 +158,8 @@ def _lookup(kind: Any, registry: "Registry") -> tuple[Any, Callable]:
             module = kind
             names = [name for name in built_in if kind is not nn.Upsample]  # that is nearest and bilinear
     own = next((name for name in names if name in built_in and built_in[name] is module), None)
+    if own and not getattr(module, "__module__", "mmcarafe.").startswith(OWNERS):  # a user's in place of ours
+        own, kind = None, module
     if own:
         kind, module = own, TYPES[own].module() if TYPES[own].module else module
     elif isinstance(kind, str) and kind in TYPES:  # a user's class of that name

@@ -4,7 +4,10 @@
 from mmcv.cnn import Conv2d
 from mmdet.models import dense_heads, layers
 from mmdet.registry import MODELS
+from torch import nn
 
+from mmcarafe.errors import UpsampleConfigError
+from mmcarafe.layers.build_upsample import as_dict
 from mmcarafe.selecting.select_upsample import SelectTopDown, SelectUpsample, Step, by_name
 
 
@@ -17,19 +20,36 @@ def lateral_steps(count: int, channels: int) -> list[Step | None]:
 class PixelDecoder(SelectUpsample, layers.PixelDecoder):
     """mmdet's PixelDecoder with the ``upsample_cfg`` of :class:`PanopticFPNHead`; without one, mmdet's class.
 
-    Heads ask whether their decoder's class is exactly mmdet's, and only then project the input of what is
-    behind it. Where an upsampler is selected, this package's :class:`MaskFormerHead` alone does.
+    mmdet's MaskFormerHead asks whether its decoder's class is exactly mmdet's, and only then projects the
+    coarsest level to the channels of its transformer. With an upsampler :class:`MaskFormerHead` of this
+    package does; other heads that derive from mmdet's and would need it are refused.
     """
 
     replaces = SelectTopDown.replaces
     guide = SelectTopDown.guide
-    needed_head: type
 
     def __new__(cls, *args, upsample_cfg: dict | None = None, **kwargs) -> layers.PixelDecoder:
         """Return mmdet's decoder where no upsampler is selected; a copy is made without arguments."""
-        if cls is PixelDecoder and (args or kwargs) and upsample_cfg in (None, {}, dict(type=None)):
+        selects = any(value is not None for value in as_dict(upsample_cfg or {}).values())
+        if cls is PixelDecoder and (args or kwargs) and not selects:
             return layers.PixelDecoder(*args, **kwargs)
         return super().__new__(cls)
+
+    def check_head(self, head: nn.Module) -> None:
+        """Refuse a head that leaves out mmdet's projection of the coarsest level but needs it.
+
+        Raises:
+            UpsampleConfigError: the level has other channels than the head's transformer.
+        """
+        if not isinstance(head, dense_heads.MaskFormerHead) or isinstance(head, MaskFormerHead):
+            return
+        given, needed = self.in_channels[-1], head.decoder_embed_dims
+        if isinstance(head.decoder_input_proj, nn.Identity) and given != needed:
+            raise UpsampleConfigError(
+                f"{type(head).__name__} does not project the {given} channels of its coarsest level to the "
+                f"{needed} of its transformer where its pixel_decoder has an upsample_cfg: derive it from "
+                "mmcarafe.models.MaskFormerHead, or leave the upsample_cfg out"
+            )
 
     def upsample_steps(self) -> list[Step | None]:
         """State one step between each two neighbouring levels."""
@@ -51,9 +71,6 @@ class MaskFormerHead(dense_heads.MaskFormerHead):
         enforced = kwargs.get("enforce_decoder_input_project", False)
         if isinstance(self.pixel_decoder, PixelDecoder) and (channels != self.decoder_embed_dims or enforced):
             self.decoder_input_proj = Conv2d(channels, self.decoder_embed_dims, kernel_size=1)
-
-
-PixelDecoder.needed_head = MaskFormerHead
 
 
 @MODELS.register_module(force=True)

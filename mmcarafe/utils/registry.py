@@ -57,29 +57,37 @@ def with_successors(cfg: object, registry: Registry) -> object:
     if isinstance(cfg, list):
         return [with_successors(part, registry) for part in cfg]
     kind = cfg.get("type") if isinstance(cfg, dict | Config) else None
-    given = _class_of(cfg, registry) if isinstance(kind, str) and "." in kind else kind
+    given = _built(cfg, registry) if isinstance(kind, str) and "." in kind else kind
     if isinstance(given, type) and (ours := successor(given)):
         cfg = cfg.copy()
         cfg["type"] = kind = ours
     if kind and isinstance(cfg.get("downsample_cfg"), dict):
-        _check_takes_downsampler(_class_of(cfg, registry))
+        _check_takes_downsampler(_built(cfg, registry))
     for selected, place in _selected(cfg) if kind else ():
-        built = _class_of(cfg, registry)
+        built = _built(cfg, registry)
         if place is cfg:
             _check_takes(built)
         _check_parent(built, selected)
-    for part in cfg.values() if kind else ():
-        if isinstance(part, dict) and part.get("type") and _selected(part):
-            _check_head(*(_class_of(one, registry) for one in (cfg, part)))
     return cfg
 
 
-def _class_of(cfg: dict | Config, registry: Registry) -> object:
-    """Return what a config's type stands for where it is built; None where nothing has that name."""
-    if not isinstance(cfg["type"], str):
-        return cfg["type"]
+def class_of(kind: object, registry: Registry) -> object:
+    """Return what a type in a config stands for in a registry: a name, a class's path, or the class.
+
+    None is returned where nothing has that name.
+
+    Example:
+        >>> from mmdet.registry import MODELS
+        >>> from mmcarafe.utils.registry import class_of
+        >>> class_of("mmdet.models.SSDNeck", MODELS) is class_of("SSDNeck", MODELS)
+        True
+    """
+    return registry.get(kind) if isinstance(kind, str) else kind
+
+
+def _built(cfg: dict | Config, registry: Registry) -> object:
     with registry.switch_scope_and_registry(cfg.get("_scope_")) as scoped:
-        return scoped.get(cfg["type"])
+        return class_of(cfg["type"], scoped)
 
 
 def upsampling_components(models: Registry) -> list[str]:
@@ -136,15 +144,6 @@ def _check_takes_downsampler(kind: object) -> None:
         raise DownsampleConfigError(f"{kind.__name__} takes no downsample_cfg; these do: {', '.join(those)}")
 
 
-def _check_head(kind: object, part: object) -> None:
-    needed = getattr(part, "needed_head", None)
-    if needed and isinstance(kind, type) and not issubclass(kind, needed):
-        raise UpsampleConfigError(
-            f"{kind.__name__} does not project what {part.__name__} hands on where an upsampler is selected: "
-            f"derive it from {_room(needed)}.{needed.__name__}, or leave its upsample_cfg out"
-        )
-
-
 def _check_parent(kind: object, selected: str) -> None:
     parents = kind.__mro__ if isinstance(kind, type) else ()
     parent = next(filter(successor, parents), None)  # the nearest: mmdet's PAFPN derives from its FPN
@@ -183,6 +182,9 @@ def replace_given_classes(library: ModuleType) -> None:
 def _building_successors(build: Callable) -> Callable:
     @wraps(build)
     def build_func(cfg, *args, registry: Registry, **kwargs):
-        return build(with_successors(cfg, registry), *args, registry=registry, **kwargs)
+        built = build(with_successors(cfg, registry), *args, registry=registry, **kwargs)
+        if check := getattr(getattr(built, "pixel_decoder", None), "check_head", None):
+            check(built)
+        return built
 
     return build_func

@@ -3,11 +3,14 @@
 
 import pytest
 from commands import TWIN
+from families import soft_teacher
 from mmengine.config import Config
 from mmengine.hub import get_config
 
+from mmcarafe.apis.libraries import build_model
 from mmcarafe.comparison.arms import Arm, arm_config, arms_of, fingerprint, parse_upsampler
 from mmcarafe.errors import InputError
+from mmcarafe.layers import CARAFE
 
 
 @pytest.fixture
@@ -63,6 +66,12 @@ def test_places_inside_a_detector_that_another_one_wraps():
     assert model.detector.neck.upsample_cfg == dict(type="CARAFE")
     assert model.mask_head.mask_feature_head.upsample_cfg == dict(type="CARAFE")
     assert "upsample_cfg" not in model.mask_head
+
+
+def test_a_semi_supervised_detector_is_built_with_an_arm():
+    model = build_model(arm_config(soft_teacher(), Arm("CARAFE", "both")))
+    for part in (model.student.neck.upsample_modules[0], model.teacher.roi_head.mask_head.upsample):
+        assert type(part) is CARAFE
 
 
 def test_places_of_segmentors():

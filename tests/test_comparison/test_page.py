@@ -78,6 +78,15 @@ def test_each_arm_has_a_row_at_a_glance_and_runs_of_two_comparisons_one():
     ]
 
 
+def test_arms_of_one_short_name_that_are_not_the_same_runs_are_both_at_a_glance():
+    other = [line("CARAFE,up_kernel=3 in both", seed, 0.4) for seed in (0, 1)] + THREE[1:2]
+    rows = at_a_glance({"one": THREE, "two": other}, "config").splitlines()
+    assert [row.split(" | ")[:2] for row in rows[2:4]] == [
+        ["| one", "CARAFE in both"],
+        ["| two", "CARAFE in both"],
+    ]
+
+
 def test_three_seeds_have_means_differences_and_intervals():
     text = written(THREE)
     assert "6 runs of `some_config` (fingerprint aaaa), 3 for each arm: 3.0 hours" in text
@@ -98,7 +107,7 @@ def test_a_point_that_an_interrupted_run_lost_is_left_out_of_the_rise():
     text = written([*THREE[:2], lost, *THREE[3:]])
     assert "from epoch 1 to 2 it changed by +20.0 to +20.0 points" in text
     assert "| CARAFE in both | 28.0 (2 seeds) | 48.0 |" in text
-    assert "its point is lost" in text and "its point is lost" not in written(THREE)
+    assert "its value there is lost" in text and "its value there is lost" not in written(THREE)
 
 
 def test_one_seed_is_no_evidence():

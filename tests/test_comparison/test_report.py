@@ -7,7 +7,7 @@ import cv2
 import pytest
 from commands import call, refused
 
-from mmcarafe.comparison.report import difference_text, summary
+from mmcarafe.comparison.report import difference_text, kinds_of, summary
 from mmcarafe.comparison.runs import add_result
 
 
@@ -34,6 +34,15 @@ def out(tmp_path):
     for one in LINES:
         add_result(tmp_path / "runs.jsonl", one)
     return tmp_path
+
+
+def test_teachers_and_students_are_told_apart():
+    keys = ("teacher/coco/bbox_mAP", "student/coco/bbox_mAP", "coco/segm_mAP", "coco/segm_mAP_50")
+    assert [*kinds_of([dict(measured=dict.fromkeys(keys))]).values()] == [
+        "teacher box AP",
+        "student box AP",
+        "mask AP",
+    ]
 
 
 def test_summary_is_that_computed_by_hand():

@@ -27,7 +27,8 @@ def test_missing_data_is_named(settings):
 def test_what_another_file_backend_reads_is_left_to_it():
     mapped = dict(backend="petrel", path_mapping={"nowhere/": "s3://bucket/"})
     check_data(config(backend_args=mapped), "val")
-    cfg = config()
-    cfg.val_dataloader.dataset.dataset.backend_args = mapped
-    with pytest.raises(InputError, match=r"val_evaluator\.ann_file"):
-        check_data(cfg, "val")
+    for remote in (dict(backend_args=mapped), dict(pipeline=[dict(type="Load", backend_args=mapped)])):
+        cfg = config()
+        cfg.val_dataloader.dataset.dataset.update(remote)
+        with pytest.raises(InputError, match=r"val_evaluator\.ann_file"):
+            check_data(cfg, "val")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Upsamplers of users' own: registered, given as classes, in registries of projects, and with our names."""
 
+from functools import partial
+
 import pytest
 from mmdet import registry as mmdet_registry
 from mmengine.registry import MODELS, DefaultScope, Registry
@@ -51,17 +53,20 @@ def test_a_guided_class_of_a_users_own():
         build_upsample(dict(type=Guided), 8, 2)
 
 
-@pytest.fixture
-def named_as_ours():
+@pytest.fixture(params=[mmdet_registry.MODELS, MODELS], ids=["mmdet", "mmengine"])
+def named_as_ours(request):
     class DySample(Repeat):
-        """A user's class, registered with mmdet under the name of one of ours."""
+        """A user's class, registered under the name of one of ours."""
 
-    mmdet_registry.MODELS.register_module(module=DySample)
+    before = request.param.module_dict.get("DySample")
+    request.param.register_module(module=DySample, force=True)
     yield DySample
-    del mmdet_registry.MODELS.module_dict["DySample"]
+    del request.param.module_dict["DySample"]
+    if before:
+        request.param.register_module(module=before)
 
 
-@pytest.mark.parametrize("given", ["DySample", "mmdet.DySample", "class"])
+@pytest.mark.parametrize("given", ["DySample", "class"])
 def test_a_users_class_with_the_name_of_one_of_ours(named_as_ours, given):
     with DefaultScope.overwrite_default_scope("mmdet"):
         cfg = dict(type=named_as_ours if given == "class" else given, gain=2.0)
@@ -78,6 +83,12 @@ def test_a_fault_in_a_users_class_is_raised_as_it_is():
 
     with pytest.raises(KeyError):
         build_upsample(dict(type=Faulty), channels=8, scale_factor=2)
+
+
+@pytest.mark.parametrize("derived", [type("Mine", (CARAFE,), {}), partial(CARAFE, up_group=1)], ids=str)
+def test_a_wrong_argument_of_ours_is_named_in_what_a_user_makes_of_it(derived):
+    with pytest.raises(UpsampleConfigError, match="up_kernel: expected an odd number, got 4"):
+        build_upsample(dict(type=derived, up_kernel=4), channels=8, scale_factor=2)
 
 
 def test_what_tells_mmengine_to_replace_a_base_configs_dict_is_left_out():

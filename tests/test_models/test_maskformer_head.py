@@ -46,17 +46,19 @@ def test_without_an_upsampler_it_is_mmdets_bit_for_bit(options, stock):
 
 
 @pytest.mark.parametrize("kind", [TheirHead, "their_head"])
-def test_a_head_of_a_users_is_mmdets_without_an_upsampler_and_takes_none(kind):
+def test_a_head_of_a_users_is_mmdets_without_an_upsampler_and_refused_where_it_would_not_project(kind):
     MODELS.register_module(name="their_head", module=TheirHead, force=True)
     ours = head(kind=kind)
     assert type(ours.pixel_decoder) is layers.PixelDecoder and isinstance(ours.decoder_input_proj, Conv2d)
-    match = r"TheirHead does not project .*: derive it from mmcarafe\.models\.MaskFormerHead"
+    match = r"TheirHead does not project the 16 channels .* 256 .*: derive it from mmcarafe\.models\.Mask"
     with pytest.raises(UpsampleConfigError, match=match):
         head(kind=kind, upsample_cfg=dict(type="CARAFE"))
+    needs_none = head(kind=kind, channels=(8, 256), upsample_cfg=dict(type="CARAFE"))
+    assert type(needs_none.pixel_decoder) is models.PixelDecoder
 
 
 def test_a_decoder_can_be_copied():
-    for upsample_cfg in (None, dict(type="CARAFE")):
+    for upsample_cfg in (None, dict(type=None, _delete_=True), dict(type="CARAFE")):
         decoder = head(upsample_cfg=upsample_cfg).pixel_decoder
         copied = copy.deepcopy(decoder)
         assert type(copied) is type(decoder)
