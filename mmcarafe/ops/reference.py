@@ -54,7 +54,8 @@ def carafe(features: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> 
     N, C, H, W = features.shape
     x = _pad(features, k // 2, groups)
     m = _subpixels(masks, groups, scale)
-    out = features.new_empty(N, groups, C // groups, H, scale, W, scale)
+    out = features.new_empty(N, C, H * scale, W * scale)  # no view, which autograd would not let be changed
+    parts = _subpixels(out, groups, scale)
     for n, y, h in _blocks(N, C, H, W):
         for i, j in product(range(scale), repeat=2):
             m_ij = m[n, :, :, y : y + h, i, :, j].to(x.dtype).contiguous()  # [N, G, k*k, h, W]
@@ -62,8 +63,8 @@ def carafe(features: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> 
             for t, (dy, dx) in enumerate(product(range(k), repeat=2)):
                 window = x[n, ..., y + dy : y + dy + h, dx : dx + W]  # [N, G, C/G, h, W]
                 acc = torch.addcmul(acc, window, m_ij[:, :, t, None])
-            out[n, :, :, y : y + h, i, :, j] = acc
-    return out.view(N, C, H * scale, W * scale)
+            parts[n, :, :, y : y + h, i, :, j] = acc
+    return out
 
 
 def grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int) -> Tensor:
@@ -96,7 +97,8 @@ def grad_masks(grad: Tensor, features: Tensor, k: int, groups: int, scale: int) 
     N, C, H, W = features.shape
     x = _pad(features, k // 2, groups)
     g = _subpixels(grad, groups, scale)
-    m_grad = grad.new_empty(N, groups, k * k, H, scale, W, scale)
+    m_grad = grad.new_empty(N, groups * k * k, H * scale, W * scale)
+    parts = _subpixels(m_grad, groups, scale)
     for n, y, h in _blocks(N, C, H, W):
         for i, j in product(range(scale), repeat=2):
             g_ij = g[n, :, :, y : y + h, i, :, j].to(x.dtype).contiguous()  # [N, G, C/G, h, W]
@@ -104,5 +106,5 @@ def grad_masks(grad: Tensor, features: Tensor, k: int, groups: int, scale: int) 
                 (g_ij * x[n, ..., y + dy : y + dy + h, dx : dx + W]).sum(2)
                 for dy, dx in product(range(k), repeat=2)
             ]
-            m_grad[n, :, :, y : y + h, i, :, j] = torch.stack(taps, 2).to(grad.dtype)
-    return m_grad.view(N, groups * k * k, H * scale, W * scale)
+            parts[n, :, :, y : y + h, i, :, j] = torch.stack(taps, 2).to(grad.dtype)
+    return m_grad

@@ -66,7 +66,9 @@ def test_a_recipe_is_consistent(path):
         assert "upsample_cfg" not in part
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "docs/evidence").glob("*.jsonl")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs/evidence").rglob("*.jsonl")), ids=lambda path: path.stem
+)
 def test_the_committed_results_are_of_the_recipes(path):
     ((name, recipe),) = {(line["config"], line["recipe"]) for line in read_results(path)}
     cfg = Config.fromfile(ROOT / f"configs/comparison/{name}.py", import_custom_modules=False)

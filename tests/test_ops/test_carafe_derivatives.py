@@ -60,6 +60,17 @@ def test_second_derivatives(sample, name):
     assert gradgradcheck(*call(name, sample))
 
 
+@pytest.mark.usefixtures("implementation")
+@fastest_and_reference
+@every_op
+def test_what_an_op_returns_may_be_changed_in_place_as_by_a_relu(name):
+    op, inputs = call(name, Sample(2, 4, 3, 5, k=3, groups=2, scale=2))
+    outputs = op(*inputs)
+    for output in outputs if isinstance(outputs, tuple) else [outputs]:
+        output.relu_().sum().backward(retain_graph=True)
+    assert all(tensor.grad is not None for tensor in inputs[:-3])
+
+
 @every_op
 def test_derivatives_of_an_empty_batch_are_empty(name):
     op, inputs = call(name, Sample(0, 4, 3, 5, k=3, groups=2, scale=2))
