@@ -26,7 +26,7 @@ def use_tta(cfg: Config) -> None:
         dataset.pipeline = load_objects_last(own) if own else flip(dataset.pipeline)
     if "tta_model" not in cfg:
         cfg.tta_model = dict(
-            type="mmdet.DetTTAModel", tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
+            type="DetTTAModel", tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
         )
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
