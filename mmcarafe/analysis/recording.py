@@ -35,7 +35,7 @@ class Reassembly:
     source: "Reassembly | None" = None
     """The call whose output, cut and added to a lateral, is ``features``; None: there is none."""
     downsamples: bool = False
-    """Whether the output is s times smaller, rounded up, and not s times larger."""
+    """Say whether the output is s times smaller, rounded up, and not s times larger."""
 
     @property
     def ratio(self) -> float:

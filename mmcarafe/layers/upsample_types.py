@@ -72,7 +72,7 @@ class UpsampleType(NamedTuple):
     variants: tuple[dict, ...] = ({},)
     """Options that change the number of parameters or the graph: documented and tested each."""
     onnx: str = "yes"
-    """Whether it is exported, and by which operator where that is one to know of; a test holds it."""
+    """Say whether it is exported, and by which operator where that is one to know of; a test holds it."""
 
     @property
     def guided(self) -> bool:

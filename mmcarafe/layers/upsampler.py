@@ -26,7 +26,7 @@ class Upsampler(BaseModule):
     guided = False
 
     downsamples = False
-    """Whether it makes maps smaller instead: ``scale_factor`` times, rounded up."""
+    """Say whether it makes maps smaller instead: ``scale_factor`` times, rounded up."""
 
     __constants__: tuple[str, ...] = ("channels", "scale_factor")
     """Arguments that are sizes: ints of 1 or more."""

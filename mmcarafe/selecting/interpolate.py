@@ -132,9 +132,9 @@ class Answer(NamedTuple):
     guide: Callable[[], Tensor | None] | None = None
     """Returns the guide of a guided upsampler."""
     rest: bool = False
-    """Whether the interpolation called for goes on from the upsampler's output, where its size is another."""
+    """Say whether the interpolation goes on from the upsampler's output where its size is another."""
     crop: bool = True
-    """Whether a size that is odd, up to ``scale - 1`` less than the output's, is met by cropping."""
+    """Say whether a size that is odd, up to ``scale - 1`` less than the output's, is met by cropping."""
 
     def __call__(self, func: Callable, x: Tensor, *args, **kwargs) -> Tensor:
         """Upsample in place of a call ``func(x, *args, **kwargs)`` of ``F.interpolate``."""

@@ -108,7 +108,7 @@ class Step(NamedTuple):
     guide_channels: int | None = None
     """Its channels, if not ``channels``."""
     rest: bool = False
-    """Whether the map is enlarged further, by the component's interpolation, behind the upsampler."""
+    """Say whether the map is enlarged further, by the component's interpolation, behind the upsampler."""
 
     def build(self, cfg: dict, component: str, registry: Registry) -> nn.Module:
         """Build the upsampler that ``cfg`` selects for this step."""
@@ -136,7 +136,7 @@ class InitUpsamplers:
     """Types that the parent knows itself."""
 
     host_builds = False
-    """Whether it builds any registered type, not these alone."""
+    """Say whether it builds any registered type, not these alone."""
 
     upsampling_part = ""
     """The argument whose config takes ``upsample_cfg``, if the component's own does not."""
@@ -159,7 +159,7 @@ class SelectUpsample(InitUpsamplers):
     """What messages call it, if not by the name of its class: a part of a component names that."""
 
     any_size = False
-    """Whether sizes that the scale does not reach are left to the host's interpolation, not refused."""
+    """Say whether sizes that the scale does not reach are left to the host's interpolation, not refused."""
 
     def __init__(self, *args, **kwargs) -> None:
         args, kwargs = by_name(super().__init__, args, kwargs)
