@@ -154,10 +154,11 @@ def at_a_glance(comparisons: dict[str, list[dict]], baseline: str) -> str:
     known: set[tuple[str, int]] = set()
     seen: list[bool] = []
     for name, lines in comparisons.items():
-        recipe = one_recipe(shortened(lines), baseline)
+        lines = shortened(lines)
+        recipe = one_recipe(lines, baseline)
         kinds = kinds_of(recipe["arms"])
         for arm in recipe["arms"][1:]:
-            runs = {(one["settings"], one["seed"]) for one in shortened(lines) if one["arm"] == arm["arm"]}
+            runs = {(one["settings"], one["seed"]) for one in lines if one["arm"] == arm["arm"]}
             if not runs <= known:
                 known |= runs
                 row = [name, arm["arm"], *(_difference(arm, kind) for kind in kinds)]

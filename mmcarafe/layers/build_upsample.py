@@ -26,9 +26,8 @@ def as_dict(cfg: Any, argument: str = "upsample_cfg", error: type[InputError] = 
     """Return a copy of what selects an upsampler; raise ``error`` where it is no dict, but a type's name."""
     if not isinstance(cfg, Mapping):
         raise error(f"{argument}: expected a dict with a type, for instance dict(type='CARAFE'), got {cfg!r}")
-    return {
-        key: value for key, value in cfg.items() if key != "_delete_"
-    }  # left in where a base has no such dict
+    # mmengine leaves _delete_ in where the base config has no such dict
+    return {key: value for key, value in cfg.items() if key != "_delete_"}
 
 
 def build_upsample(
