@@ -138,6 +138,27 @@ def nan_in_uninitialised_memory():
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
+def registries() -> list:
+    """mmengine's registries and the libraries' below them, as far as they are imported."""
+    module = sys.modules.get("mmengine.registry")
+    found = [each for each in vars(module).values() if isinstance(each, module.Registry)] if module else []
+    return found + [child for each in found for child in each.children.values()]
+
+
+@pytest.fixture(autouse=True)
+def registries_as_before():
+    """What a test registers is gone after it; what libraries register when a test imports them stays."""
+    before = {registry: dict(registry.module_dict) for registry in registries()}
+    yield
+    for registry in registries():
+        earlier, now = before.get(registry, {}), registry.module_dict
+        for name in [name for name, kind in now.items() if kind is not earlier.get(name)]:
+            module = getattr(now[name], "__module__", "")
+            if module == "__main__" or module.startswith("test_"):  # a guide's block is run as __main__
+                del now[name]
+                now.update({name: earlier[name]} if name in earlier else {})
+
+
 @pytest.fixture
 def unprotected(monkeypatch):
     """Lets a test load without restrictions as well; the commands' setting would forbid it."""

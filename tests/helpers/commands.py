@@ -6,6 +6,7 @@ import io
 import json
 import os
 import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,13 @@ SMALL = [
 ]
 
 
+def free_port() -> str:
+    """A port that no process listens on, for those that train together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 def tool(name: str, *args, cwd: Path, check: bool = True, gpu: bool = False) -> subprocess.CompletedProcess:
     """Run a command as a process of its own."""
     command = ["bash"] if name.endswith(".sh") else [sys.executable]
@@ -38,6 +46,7 @@ def tool(name: str, *args, cwd: Path, check: bool = True, gpu: bool = False) -> 
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
+        "PORT": free_port(),
     }
     if not gpu:  # toy runs use the CPU wherever they are run
         env["CUDA_VISIBLE_DEVICES"] = ""

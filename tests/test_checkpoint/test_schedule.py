@@ -209,7 +209,7 @@ def test_steps_behind_the_old_end_are_no_rest(make):
 
 
 def test_a_scheduler_of_ones_own_may_count_what_it_likes(make):
-    @PARAM_SCHEDULERS.register_module(name="Counting", force=True)
+    @PARAM_SCHEDULERS.register_module(name="Counting")
     class Counting(ConstantLR):
         seen = 0
 

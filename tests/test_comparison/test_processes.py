@@ -49,12 +49,17 @@ def runs(tmp_path, monkeypatch) -> list[Run]:
     return runs
 
 
-def test_runs_start_in_order_no_more_at_a_time_than_asked_for(runs):
-    # each notes when it begins and ends, and the last one fails
+def test_runs_start_in_order_no_more_at_a_time_than_asked_for(runs, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    # each notes when it begins and ends, waits for the one beside it, and the last one fails
     code = (
-        "import pathlib, sys, time; begin = time.time(); time.sleep(0.2); print('said'); "
-        "pathlib.Path(sys.argv[1], 'times').write_text(f'{begin} {time.time()}'); "
-        "sys.exit(sys.argv[1].endswith('3'))"
+        "import os, pathlib, sys, time; begin = time.time(); print('said'); run = pathlib.Path(sys.argv[1]); "
+        "(run / 'begun').touch(); beside = run.parent / str(int(run.name) ^ 1) / 'begun'\n"
+        "while not beside.exists() and time.time() < begin + 30: time.sleep(0.01)\n"
+        "time.sleep(0.1); (run / 'times').write_text(f'{begin} {time.time()}'); "
+        "given = [os.environ[name] for name in ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS')]; "
+        "(run / 'given').write_text(' '.join(given)); sys.exit(run.name == '3')"
     )
     ended, said = {}, []
     run_all(
@@ -67,6 +72,8 @@ def test_runs_start_in_order_no_more_at_a_time_than_asked_for(runs):
     assert ended == {0: 0, 1: 0, 2: 0, 3: 1}
     begins, ends = zip(*(map(float, (run.folder / "times").read_text().split()) for run in runs), strict=True)
     assert max(begins[:2]) < min(ends[:2]), "two at a time"
+    given = [(run.folder / "given").read_text() for run in runs]
+    assert set(given[:2]) == set(given) == {"5 1", "7 1"}, "a GPU each, and one thread"
     for begin in begins:
         assert sum(b <= begin < e for b, e in zip(begins, ends, strict=True)) <= 2
     assert [(run.folder / "log.txt").read_text() for run in runs] == ["said\n"] * 4

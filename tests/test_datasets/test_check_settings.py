@@ -149,15 +149,12 @@ def test_what_is_not_mmdets_is_named(tmp_path):
 
     TRANSFORMS.register_module(module=Draw)
     DATASETS.register_module(module=Mine)
-    try:
-        data = coco(kind="'Mine'", pipeline="[dict(type='Draw'), dict(type='PackDetInputs')]")
-        assert problems(tmp_path, data) == [
-            ("dataset-unknown", "train_dataloader.dataset: Mine has its own parse_data_info"),
-            ("step-unknown", "train_dataloader.dataset: Draw"),
-            ("step-unknown", "train_dataloader.dataset: no LoadImageFromFile"),
-        ]
-    finally:
-        del TRANSFORMS.module_dict["Draw"], DATASETS.module_dict["Mine"]
+    data = coco(kind="'Mine'", pipeline="[dict(type='Draw'), dict(type='PackDetInputs')]")
+    assert problems(tmp_path, data) == [
+        ("dataset-unknown", "train_dataloader.dataset: Mine has its own parse_data_info"),
+        ("step-unknown", "train_dataloader.dataset: Draw"),
+        ("step-unknown", "train_dataloader.dataset: no LoadImageFromFile"),
+    ]
     assert {KINDS[kind].severity for kind in ("dataset-unknown", "step-unknown")} == {"note"}
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The runner loads what has been read, once, and says in a sentence what of it does not fit."""
 
+from datetime import timedelta
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -56,18 +58,21 @@ def test_what_does_not_fit_together_is_said(path, tmp_path):
     ("settings", "unused"),
     [
         ({}, False),
+        (dict(env_cfg=dict(dist_cfg=dict(timeout=20))), False),
         (dict(find_unused_parameters=True), True),
         (dict(model_wrapper_cfg=dict(type="MMDistributedDataParallel", find_unused_parameters=True)), True),
         (dict(model_wrapper_cfg=dict(type="MMFullyShardedDataParallel", cpu_offload=True)), False),
     ],
-    ids=["default", "setting", "wrapper", "of GPUs"],
+    ids=["default", "timeout", "setting", "wrapper", "of GPUs"],
 )
 def test_processes_on_cpus_wrap_the_model_as_configured(settings, unused, monkeypatch):
     cfg = Config(dict(launcher="pytorch", **settings))
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    given = {}
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **options: given.update(options))
     monkeypatch.setattr(module, "get_device", lambda: "cpu")
     monkeypatch.setattr(module.Runner, "from_cfg", lambda cfg: cfg.model_wrapper_cfg)
     wrapper = module.build_runner(cfg)
+    assert given["timeout"] == timedelta(seconds=20 if "env_cfg" in settings else 600)
     assert wrapper.type == "MMDistributedDataParallel" and "cpu_offload" not in wrapper
     assert (wrapper.find_unused_parameters, wrapper.device_ids, wrapper.broadcast_buffers) == (
         unused, None, False

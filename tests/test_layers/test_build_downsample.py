@@ -32,8 +32,7 @@ class Every(nn.Module):
 def registered():
     """The name under which Every is registered while the test runs."""
     MODELS.register_module(name="EveryInTest", module=Every)
-    yield "EveryInTest"
-    del MODELS.module_dict["EveryInTest"]
+    return "EveryInTest"
 
 
 @pytest.mark.parametrize(

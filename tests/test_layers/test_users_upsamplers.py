@@ -26,8 +26,7 @@ class Repeat(nn.Module):
 def registered():
     """The name under which Repeat is registered while the test runs."""
     MODELS.register_module(name="RepeatInTest", module=Repeat)
-    yield "RepeatInTest"
-    del MODELS.module_dict["RepeatInTest"]
+    return "RepeatInTest"
 
 
 def test_a_registered_module(registered):
@@ -58,12 +57,8 @@ def named_as_ours(request):
     class DySample(Repeat):
         """A user's class, registered under the name of one of ours."""
 
-    before = request.param.module_dict.get("DySample")
     request.param.register_module(module=DySample, force=True)
-    yield DySample
-    del request.param.module_dict["DySample"]
-    if before:
-        request.param.register_module(module=before)
+    return DySample
 
 
 @pytest.mark.parametrize("given", ["DySample", "class"])

@@ -145,10 +145,7 @@ def test_a_registered_upsampler_can_be_selected(name):
             return F.interpolate(x, scale_factor=self.scale_factor)
 
     MODELS.register_module(name="RepeatInTest", module=Repeat)
-    try:
-        _, ours = build(name, upsample_cfg=dict(type="RepeatInTest"))
-    finally:
-        del MODELS.module_dict["RepeatInTest"]
+    _, ours = build(name, upsample_cfg=dict(type="RepeatInTest"))
     _, nearest = build(name, upsample_cfg=dict(type="nearest"))
     maps = inputs(name)
     for module in (ours, nearest):

@@ -6,7 +6,6 @@ import inspect
 import pytest
 import torch
 from mmdet.models import necks
-from mmdet.registry import MODELS
 
 from mmcarafe.models import FPN
 
@@ -91,13 +90,3 @@ def test_arguments_by_position_as_mmdet_takes_them():
         values[name] = inspect.signature(necks.FPN).parameters[name].default
     neck = FPN(*values.values(), dict(mode="bilinear"))
     assert neck.upsample_cfg == dict(mode="bilinear")
-
-
-@pytest.mark.parametrize("name", ["FPN", "mmdet.FPN"])
-def test_the_registry_has_ours_and_mmdets_class_is_as_it_was(name):
-    neck = MODELS.build(dict(type=name, in_channels=[4, 8], out_channels=4, num_outs=2))
-    assert type(neck) is FPN
-    assert necks.FPN is not FPN
-    assert necks.FPN in FPN.__mro__
-    assert necks.FPN.__module__ == "mmdet.models.necks.fpn"
-    assert issubclass(MODELS.get("PAFPN"), necks.FPN)

@@ -6,9 +6,6 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from mmdet.models import necks
-from mmdet.registry import MODELS
-from samples import assert_close
 from torch import nn
 
 from mmcarafe.layers import CARAFE, TYPES
@@ -102,32 +99,3 @@ def test_a_target_more_than_twice_the_source_is_refused(kind):
         build(kind)(pyramid(((16, 13), (8, 6), (4, 3))))
     x = torch.rand(1, 1, 2, 2)
     assert F.interpolate(x, size=(4, 4)).shape == (1, 1, 4, 4), "torch's function is itself again"
-
-
-def test_the_options_of_a_type_reach_its_modules():
-    neck = build("CARAFE", upsample_cfg=dict(type="CARAFE", up_kernel=3, up_group=2))
-    assert [(m.channels, m.scale_factor, m.up_kernel, m.up_group) for m in neck.upsample_modules] == [
-        (4, 2, 3, 2),
-        (4, 2, 3, 2),
-    ]
-
-
-def test_a_module_from_mmdets_registry_that_itself_interpolates():
-    class Interpolate(nn.Module):
-        def __init__(self, channels, scale_factor):
-            super().__init__()
-            self.scale_factor = scale_factor
-
-        def forward(self, x):
-            return F.interpolate(x, scale_factor=self.scale_factor)
-
-    MODELS.register_module(name="InterpolateInTest", module=Interpolate)
-    try:
-        neck = build("InterpolateInTest")
-    finally:
-        del MODELS.module_dict["InterpolateInTest"]
-    theirs = necks.FPN([4, 6, 8], 4, 3)
-    theirs.load_state_dict(neck.state_dict(), strict=True)
-    inputs = pyramid()
-    for actual, expected in zip(neck(inputs), theirs(inputs), strict=True):
-        assert_close(actual, expected)

@@ -47,7 +47,7 @@ def test_without_an_upsampler_it_is_mmdets_bit_for_bit(options, stock):
 
 @pytest.mark.parametrize("kind", [TheirHead, "their_head"])
 def test_a_head_of_a_users_is_mmdets_without_an_upsampler_and_refused_where_it_would_not_project(kind):
-    MODELS.register_module(name="their_head", module=TheirHead, force=True)
+    MODELS.register_module(name="their_head", module=TheirHead)
     ours = head(kind=kind)
     assert type(ours.pixel_decoder) is layers.PixelDecoder and isinstance(ours.decoder_input_proj, Conv2d)
     match = r"TheirHead does not project the 16 channels .* 256 .*: derive it from mmcarafe\.models\.Mask"

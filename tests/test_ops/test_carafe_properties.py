@@ -50,19 +50,6 @@ def test_uniform_mask_is_the_box_mean_over_a_zero_frame(sample):
 
 
 @check
-@given(samples(), st.data())
-def test_one_hot_mask_is_a_shift(sample, data):
-    features, masks, _ = sample.tensors()
-    _, _, H, W, k, groups, scale = sample
-    r = k // 2
-    dy, dx = (data.draw(st.integers(-r, r)) for _ in range(2))
-    one_hot = torch.zeros_like(masks)
-    one_hot[:, (dy + r) * k + dx + r :: k * k] = 1
-    shifted = F.pad(features, [r] * 4)[:, :, r + dy : r + dy + H, r + dx : r + dx + W]
-    assert carafe(features, one_hot, k, groups, scale).equal(repeat_pixels(shifted, scale))
-
-
-@check
 @given(samples(kernels=[1]))
 def test_scale_1_kernel_1_with_ones_is_the_identity(sample):
     features, _, _ = sample.tensors()

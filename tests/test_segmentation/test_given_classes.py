@@ -31,13 +31,10 @@ class OurNeck(segmentation.FPN):
 
 @pytest.fixture(autouse=True)
 def registered():
-    kinds = (TheirNeck, TheirHead, OurNeck)
-    for kind in kinds:
+    for kind in (TheirNeck, TheirHead, OurNeck):
         MODELS.register_module(module=kind)
     with DefaultScope.overwrite_default_scope("mmseg"):
         yield
-    for kind in kinds:
-        del MODELS.module_dict[kind.__name__]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +74,7 @@ class TheirUpsampler(InterpConv):
 @pytest.mark.parametrize("kind", ["mmseg.InterpConv", InterpConv, "TheirUpsampler", TheirUpsampler])
 def test_a_unet_of_ones_own_takes_what_mmsegs_takes(kind):
     for each in (TheirUNet, TheirUpsampler):
-        MODELS.register_module(module=each, force=True)
+        MODELS.register_module(module=each)
     config = dict(type="TheirUNet", base_channels=4)
     assert MODELS.build(config | dict(upsample_cfg=dict(type=kind)))
     with pytest.raises(UpsampleConfigError, match=r"has no upsampler of type 'CARAFE'"):

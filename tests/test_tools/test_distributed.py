@@ -8,7 +8,6 @@ samples in each image, whichever they are, chosen without random numbers, no bat
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import CONFIG, ROOT, tool
+from commands import CONFIG, ROOT, free_port, tool
 from mmdet.registry import HOOKS
 
 from mmcarafe.engine.hooks.logger_hook import LoggerHook
@@ -94,16 +93,14 @@ exit ${code:-0}
 
 def run(command: list, folder: Path, **env) -> tuple[int, str]:
     """Exit status and output of a command; its processes are ended where it takes too long."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    paths = dict(
+    variables = dict(
         PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         PYTHONPATH=str(Path(__file__).parents[1] / "helpers"),
-    )
+        PORT=free_port(), CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1",
+    )  # fmt: skip
     process = subprocess.Popen(
         list(map(str, command)), cwd=folder, start_new_session=True, text=True,
-        env={**os.environ, **paths, "PORT": port, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **env},
+        env={**os.environ, **variables, **env},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:

@@ -137,10 +137,12 @@ def written(paths: list[Path], options: dict) -> list[str | None]:
     cfg = Config(dict(default_hooks=dict(visualization=dict(type="DetVisualizationHook"))))
     show_predictions(cfg, Namespace(**dict(show=False, show_dir=None, wait_time=0) | options))
     DetLocalVisualizer.get_instance("test")
-    hook, files = HOOKS.build(cfg.default_hooks.visualization), []
+    hook, files, pixels = HOOKS.build(cfg.default_hooks.visualization), [], []
     hook._visualizer = SimpleNamespace(
-        add_datasample=lambda *_, show, out_file, **__: files.append((show, out_file))
-    )
+        add_datasample=lambda _, image, show, out_file, **__: (
+            files.append((show, out_file)), pixels.append(image[0, 0].tolist())
+        )
+    )  # fmt: skip
     infos = [dict(img_path=str(path)) for path in paths]
     dataset = type("DataSet", (list,), dict(get_data_info=list.__getitem__))(infos)
     runner = SimpleNamespace(
@@ -152,6 +154,7 @@ def written(paths: list[Path], options: dict) -> list[str | None]:
     for n in range(0, len(infos), 2):
         hook.after_test_iter(runner, n, {}, [DetDataSample(metainfo=info) for info in infos[n : n + 2]])
     assert {show for show, _ in files} == {"show" in options}
+    assert pixels == [[0, 0, 255]] * len(paths)  # RGB, as mmengine's visualizers take it
     return [file for _, file in files]
 
 
@@ -162,7 +165,7 @@ def images(tmp_path, monkeypatch) -> list[Path]:
     paths = [Path("a/val/1.png"), Path("a/val/2.png"), Path("b/1.png"), tmp_path / "b/c/1.png"]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), np.zeros((2, 2, 3), np.uint8))
+        cv2.imwrite(str(path), np.full((2, 2, 3), (255, 0, 0), np.uint8))
     return paths
 
 

@@ -38,12 +38,8 @@ class OurFPN(models.FPN):
 
 @pytest.fixture(autouse=True)
 def registered():
-    kinds = (TheirFPN, TheirMaskHead, TheirSOLOV2Head, OurFPN)
-    for kind in kinds:
+    for kind in (TheirFPN, TheirMaskHead, TheirSOLOV2Head, OurFPN):
         MODELS.register_module(module=kind)
-    yield
-    for kind in kinds:
-        del MODELS.module_dict[kind.__name__]
 
 
 @pytest.mark.parametrize("cfg_class", [dict, ConfigDict])

@@ -12,9 +12,10 @@ from torch import nn
 
 from mmcarafe.apis.config import read_config
 from mmcarafe.apis.libraries import build_model
+from mmcarafe.checkpoint.random_state import random_state, set_random_state
 from mmcarafe.layers.upsampler import Reassembler
 from mmcarafe.visualization import choose_points, image_points, look, select
-from mmcarafe.visualization.view import numbered
+from mmcarafe.visualization.view import numbered, undisturbed
 
 NAN = float("nan")
 CONFIG = "configs/carafe/mask-rcnn_r18_fpn-carafe_shapes.py"
@@ -83,6 +84,12 @@ def test_strides_count_from_the_padded_image(model, size):
     assert neck.image.shape == (*size, 3)
 
 
+def test_the_image_is_what_the_network_sees_in_rgb(model):
+    inputs = torch.randint(256, (3, 96, 128), dtype=torch.uint8)
+    for view in look(model, inputs, sample(96, 128)):
+        assert (view.image == inputs.flip(0).permute(1, 2, 0).numpy()).all()
+
+
 def test_odd_maps_that_are_cropped_keep_their_strides(model, monkeypatch):
     monkeypatch.setattr(model.data_preprocessor, "pad_size_divisor", 1)
     neck = views_of(model, 100, 104)["neck"]
@@ -116,20 +123,23 @@ def test_a_rois_maps_lie_in_its_box(model):
     assert view.pixel((left + right) / 2 + 0.01, bottom - 0.01) == (27, 14)
 
 
+def draw() -> tuple[float, float, float]:
+    return random.random(), np.random.rand(), torch.rand(1).item()
+
+
 def test_looking_disturbs_nothing(model):
     model.train()
     model.roi_head.eval()
     modes = [module.training for module in model.modules()]
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    np.random.seed(3)
-    random.seed(3)
-    torch.manual_seed(3)
     inputs = torch.randint(256, (3, 96, 128), dtype=torch.uint8)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    torch.randint(256, (3, 96, 128), dtype=torch.uint8)
+    numbers = random_state()
+    expected = draw()
+    set_random_state(numbers)
     look(model, inputs, sample(96, 128))
-    assert torch.equal(torch.rand(1), expected)
+    with undisturbed(model):
+        assert draw() == expected
+    assert draw() == expected
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
     model.eval()
