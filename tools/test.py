@@ -4,9 +4,11 @@
 import argparse
 from pathlib import Path
 
+from mmengine import runner as mmengine_runner
+
 from mmcarafe.apis.config import load_config
 from mmcarafe.apis.libraries import library_of, scope_of
-from mmcarafe.checkpoint.state_dict import check_state, read_state_dict
+from mmcarafe.checkpoint.state_dict import check_finite, check_state, read_state_dict
 from mmcarafe.datasets.configured import check_data
 from mmcarafe.engine.runner import Runner, build_runner
 from mmcarafe.errors import InputError
@@ -43,10 +45,13 @@ def main(argv: list[str] | None = None) -> None:
         library.use_tta(cfg)
     check_data(cfg, "test")
     runner = build_runner(cfg)
-    if args.tta:
-        library.check_tta(runner.model)
     checkpoint, state = read_state_dict(args.checkpoint)
-    check_state(runner.model, args.checkpoint, state)
+    if isinstance(runner, mmengine_runner.Runner):
+        if args.tta:
+            library.check_tta(runner.model)
+        check_state(runner.model, args.checkpoint, state)
+    else:  # a FlexibleRunner builds its model later
+        check_finite(args.checkpoint, state)
     if isinstance(runner, Runner):
         runner.checkpoint = checkpoint
     del checkpoint, state  # so that they are gone when they have been loaded

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         cfg.optim_wrapper.type = "AmpOptimWrapper" if cfg.get("default_scope") else "mmdet.AmpOptimWrapper"
         cfg.optim_wrapper.loss_scale = "dynamic"
     if args.auto_scale_lr:
-        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+        if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
             raise InputError(
                 "--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the images of a step "
                 "that its learning rate is for (8xb2 in the name of a config: 16)"

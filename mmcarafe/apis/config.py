@@ -10,7 +10,7 @@ from pathlib import Path
 from traceback import walk_tb
 
 from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
 from mmengine.hub import get_config
 
 import mmcarafe.checkpoint  # the allow-list for checkpoints, whichever config is run
@@ -51,12 +51,21 @@ def read_config(name: str, options: dict | None = None) -> Config:
         ) from error
     except FileNotFoundError as error:  # one of its _base_
         raise InputError(f"config {name} cannot be read: {error}") from error
-    except SyntaxError as error:
+    except (SyntaxError, ConfigParsingError) as error:
         raise InputError(f"config {name}, or one in its _base_, cannot be read: {error}") from error
+    except KeyError as error:
+        if "Duplicate key" not in str(error):
+            raise
+        raise InputError(f"config {name} cannot be read: {error.args[0]}") from error
     if "model" not in cfg:
         raise InputError(f"config {name} has no model: is it only a part of a config?")
-    if options:
-        cfg.merge_from_dict(options)
+    for key, value in (options or {}).items():
+        try:
+            cfg.merge_from_dict({key: value})
+        except (KeyError, TypeError, ValueError) as error:  # no such element of a list, or below a value
+            raise InputError(
+                f"--cfg-options {key}={value} does not fit the config: {str(error.args[0]).splitlines()[0]}"
+            ) from error
     return cfg
 
 

@@ -30,7 +30,7 @@ def find_images(given: str, skipped: list[str]) -> list[Path]:
         named = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
         absent = f"folder {given} holds no image ({', '.join(sorted(SUFFIXES))})"
     else:
-        named = [Path(name) for name in sorted(glob(given))]
+        named = [Path(name) for name in sorted(glob(given, recursive=True))]
         absent = f"{given} is no image, folder, glob or video that exists"
     # a link to nothing, a folder, a pipe (which would be waited for)
     others = [p for p in named if not p.is_file()]

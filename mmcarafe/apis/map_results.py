@@ -17,7 +17,8 @@ from mmcarafe.utils.files import write_picture
 class Maps:
     """Write what the demo finds: a drawing of each image and its map in ``maps/``, or a video.
 
-    A map is a PNG of one channel with the class index of each pixel, as mmsegmentation's data sets have them.
+    A map is a PNG of one channel with the class index of each pixel, as mmsegmentation's data sets have them:
+    of 8 bits, and of 16 where there are more than 256 classes.
 
     Raises:
         InputError: an option of detectors is given.
@@ -40,7 +41,8 @@ class Maps:
 
     def add(self, name: str, image: np.ndarray, sample: SegDataSample) -> None:
         """Add the segmentation of one image, BGR."""
-        indices = sample.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(np.uint8)
+        wide = len(self.classes) > 256
+        indices = sample.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(np.uint16 if wide else np.uint8)
         self.pixels += Counter(dict(zip(*np.unique(indices, return_counts=True), strict=True)))
         path = self.drawing.write(name, image, sample.cpu())
         if self.maps:

@@ -26,7 +26,7 @@ def rebuild(content: object) -> object:
     objects, however deep or often they are nested.
 
     Raises:
-        RefusedError: there is anything else, a function for instance, or an attribute.
+        RefusedError: there is anything else, a function for instance, or an attribute other than FSDP's.
     """
     copies: dict[int, object] = {}  # by the id of the original
     unfilled, waiting = [], [content]
@@ -64,6 +64,8 @@ def _begin(value: object) -> object:
         return value
     if kind is OrderedDict and type(attributes.get("_metadata")) in (dict, OrderedDict, type(None)):
         attributes = attributes.keys() - {"_metadata"}
+    if kind is Tensor:  # FSDP's own note on what it gathered, which the copy is without
+        attributes = attributes.keys() - {"_has_been_cloned"}
     if attributes:
         raise RefusedError(f"it sets attributes of {word(value)}")
     if kind in (Tensor, nn.Parameter):

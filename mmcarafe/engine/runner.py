@@ -30,8 +30,11 @@ class Runner(runner.Runner):
 
     def load_checkpoint(self, filename: str, *args, **kwargs) -> dict:
         """Load as mmengine does, but what has been read is not read again."""
-        with already_read(filename, self.checkpoint):
-            self.checkpoint = None
+        content = self.checkpoint
+        if content and "state_dict" not in content:  # bare weights: mmengine's EMAHook asks for the name
+            content = dict(state_dict=content)
+        with already_read(filename, content):
+            self.checkpoint = content = None
             return super().load_checkpoint(filename, *args, **kwargs)
 
     def resume(self, filename: str, *args, **kwargs) -> None:

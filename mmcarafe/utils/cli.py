@@ -32,12 +32,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
+class ConfigOptions(DictAction):
+    """mmengine's action for ``key=value`` pairs, which says so where one has no ``=``."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """Add the pairs to what the option has so far."""
+        for pair in values:
+            if "=" not in pair:
+                parser.error(f"{option_string}: expected key=value without spaces around =, got {pair!r}")
+        super().__call__(parser, namespace, values, option_string)
+
+
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add mmdet's option to change a config on the command line."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=ConfigOptions,
         help="override settings of the config: key=value pairs, lists as key='[a,b]' or key=a,b",
     )
 
@@ -93,6 +104,10 @@ def sentence_of(error: Exception) -> str | None:
                 "custom_imports; a config's custom_imports replaces that of its _base_, whose modules must "
                 "be repeated in it"
             )
+    if isinstance(error, TypeError) and "__init__() " in str(error):
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals["__name__"] == "mmengine.registry.build_functions":
+            return f"{command}: {error}: an argument in the config is misspelt, or one is too many or missing"
     if isinstance(error, RuntimeError) and re.search(
         "implementation for device cuda.* not found", str(error)
     ):

@@ -61,8 +61,12 @@ def write_picture(path: Path, pixels: np.ndarray, compression: int = 1) -> None:
     write_file(path, content.tobytes())
 
 
-def picture_names(paths: Sequence[str]) -> dict[str, str]:
+def picture_names(paths: Sequence[str], suffix: str | None = None) -> dict[str, str]:
     """Return a file name for each image path: its part that paths do not share, without folders.
+
+    Args:
+        paths (Sequence[str]): of the images.
+        suffix (str, optional): what names end in, instead of the image's own. Default: None.
 
     Example:
         >>> from mmcarafe.utils.files import picture_names
@@ -75,7 +79,8 @@ def picture_names(paths: Sequence[str]) -> dict[str, str]:
     taken = set()
     for path, absolute in whole.items():
         name = os.path.relpath(absolute, common).replace(os.sep, "_")
-        while name in taken:  # a_b/1.png beside a/b_1.png
+        name = str(Path(name).with_suffix(suffix)) if suffix else name
+        while name in taken:  # a_b/1.png beside a/b_1.png, or 1.jpg beside 1.png
             name = f"_{name}"
         taken.add(name)
         names[path] = name

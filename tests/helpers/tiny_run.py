@@ -24,6 +24,8 @@ class Tiny(BaseModel):
         self.line, self.norm = nn.Linear(2, 3), nn.BatchNorm1d(3)
 
     def forward(self, *inputs, mode="loss"):
+        if mode == "predict":
+            return [*inputs]
         return dict(loss=self.norm(self.line(nn.functional.dropout(torch.stack(inputs)))).square().sum())
 
 

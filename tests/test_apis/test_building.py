@@ -95,3 +95,16 @@ def test_a_module_that_a_config_imports_and_is_not_there_is_named(tmp_path):
         missing = module.split(".models")[0]
         with pytest.raises(InputError, match=rf"cannot be had \(No module named '{missing}'\): install"):
             read_config(str(file))
+
+
+def test_configs_that_mmengine_cannot_join_are_named(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.py").write_text("model = dict(type='FPN')\n")
+    (tmp_path / "both.py").write_text("_base_ = ['a.py', 'b.py']\n")
+    with pytest.raises(InputError, match=r"both\.py cannot be read: Duplicate key .*model"):
+        read_config(str(tmp_path / "both.py"))
+    (tmp_path / "pure.py").write_text(
+        "from mmengine.config import read_base\nwith read_base():\n    from .lost import *\n"
+    )
+    with pytest.raises(InputError, match=r"pure\.py, or one in its _base_, cannot be read: .*lost"):
+        read_config(str(tmp_path / "pure.py"))

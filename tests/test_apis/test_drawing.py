@@ -59,3 +59,9 @@ def test_a_map_holds_the_class_of_each_pixel(tmp_path, capsys):
     assert "pixels of class 0 75.0 %, class 2 25.0 %" in capsys.readouterr().out
     drawn = cv2.imread(str(tmp_path / "a.png"))
     assert drawn[40, 8].tolist() == [255, 0, 2]  # BGR; away from the names of the classes
+
+
+def test_a_map_of_many_classes_has_16_bits(tmp_path, capsys):
+    written = maps_of(300, torch.full((48, 64), 290), tmp_path)
+    assert written.dtype == np.uint16 and (written == 290).all()
+    assert "pixels of class 290 100.0 %" in capsys.readouterr().out

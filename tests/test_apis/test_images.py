@@ -24,3 +24,10 @@ def test_only_files_are_read(tmp_path):
         (tmp_path / name).unlink()
     with pytest.raises(InputError, match="holds no image"):
         find_images(str(tmp_path), [])
+
+
+def test_two_stars_stand_for_folders_of_any_depth(tmp_path):
+    for name in ("0.png", "a/1.png", "a/b/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert [p.name for p in find_images(f"{tmp_path}/**/*.png", [])] == ["0.png", "1.png", "2.png"]

@@ -121,3 +121,7 @@ def test_hooks_of_a_file_are_left_out():
     weight = torch.ones(1, requires_grad=True)
     weight._backward_hooks = OrderedDict({0: torch.Tensor})
     assert rebuild(weight)._backward_hooks is None
+
+
+def test_what_fsdp_notes_of_a_tensor_is_left_out():
+    assert vars(rebuild(attributed(torch.ones(1), _has_been_cloned=True))) == {}

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmdet.models.data_preprocessors import BatchSyncRandomResize
+from mmengine.evaluator import BaseMetric
 from mmengine.logging import MessageHub
 from mmengine.runner import EpochBasedTrainLoop
 from tiny_run import tiny_runner
@@ -75,6 +76,39 @@ def test_iterations_may_end_with_an_epoch(last, schedule, tmp_path):
         assert all(value.equal(on["state_dict"][name]) for name, value in whole["state_dict"].items())
         assert whole["param_schedulers"] == on["param_schedulers"]
         assert runner.optim_wrapper.param_groups[0]["lr"] == pytest.approx(0.01 if schedule else 0.1)
+
+
+class Level(BaseMetric):
+    """A metric that never gets better."""
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return dict(level=1.0)
+
+
+def test_a_schedule_by_metrics_goes_on_as_it_was(tmp_path):
+    """mmengine's checkpoint of an epoch is written before its validation, which the schedule counts."""
+    schedule = dict(type="ReduceOnPlateauLR", monitor="level", patience=1, by_epoch=True)
+    data = dict(dataset=[torch.zeros(2)] * 2, sampler=dict(type="DefaultSampler", shuffle=False))
+    options = dict(
+        schedule=[schedule], epochs=4, val_cfg=dict(), val_evaluator=dict(type=Level),
+        val_dataloader=dict(data, batch_size=1, collate_fn=dict(type="pseudo_collate")),
+        randomness=dict(seed=0),
+    )  # fmt: skip
+    whole = tiny_runner(tmp_path / "whole", **options)
+    whole.train()
+    for epoch in (1, 2, 3):
+        path = tmp_path / f"whole/epoch_{epoch}.pth"
+        runner = tiny_runner(tmp_path / str(epoch), **options, load_from=str(path), resume=True)
+        runner.train()
+        folders = (tmp_path / "whole", tmp_path / str(epoch))
+        expected, actual = (read_checkpoint(folder / "epoch_4.pth") for folder in folders)
+        for name, value in expected["state_dict"].items():
+            assert value.equal(actual["state_dict"][name])
+        assert expected["param_schedulers"] == actual["param_schedulers"]
+    assert whole.optim_wrapper.param_groups[0]["lr"] < 0.05, "it was reduced"
 
 
 def test_yolox_goes_on_with_the_size_of_its_last_batch(monkeypatch):

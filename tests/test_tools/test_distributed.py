@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import CONFIG, ROOT, free_port, tool
+from commands import CONFIG, ROOT, free_port, metrics, tool
 from mmdet.registry import HOOKS
 
 from mmcarafe.engine.hooks.logger_hook import LoggerHook
@@ -223,6 +223,12 @@ def test_fsdp_computes_what_ddp_does(folder):
     sharded = train(folder, "fsdp", 2, config="fsdp.py")
     assert losses(sharded) == losses(folder / "unclipped")
     assert_same_bits(weights(sharded), weights(folder / "unclipped"))
+    for name, processes in (("equal.py", 1), ("fsdp.py", 2)):
+        command = ["bash", ROOT / "tools/dist_test.sh", name, sharded / "epoch_2.pth", processes]
+        found = ["--cfg-options", "model.test_cfg.rcnn.score_thr=0.0"]  # whatever has learnt so little
+        code, out = run([*command, "--work-dir", f"tested {name}", *found], folder)
+        assert code == 0, out[-3000:]
+        assert "coco/segm_mAP" in metrics(folder / f"tested {name}")
 
 
 def hosts(folder: Path, *command, **env) -> tuple[int, str]:

@@ -179,6 +179,13 @@ def test_each_image_has_a_picture_of_its_own_in_the_folder_asked_for(images, tmp
     assert written(images[2:], dict(show_dir=str(shown))) == [f"{shown}/1.png", f"{shown}/c_1.png"]
 
 
+@pytest.mark.parametrize("folder", ["a/val", "link"])
+def test_pictures_do_not_replace_the_images(images, folder):
+    Path("link").symlink_to("a/val")
+    with pytest.raises(InputError, match=r"--show-dir .* holds the input a/val/.\.png .* be overwritten"):
+        written(images, dict(show_dir=folder))
+
+
 def test_no_two_pictures_have_one_name():
     paths = ["x/a_b/1.png", "x/a/b_1.png", "x/_a/b_1.png", "x/1.png"]
     assert [*picture_names(paths).values()] == ["a_b_1.png", "_a_b_1.png", "__a_b_1.png", "1.png"]

@@ -55,6 +55,8 @@ def test_a_test_writes_pictures_and_predictions(toy, config, checkpoint, tmp_pat
     assert found[0]["pred_sem_seg"]["data"].shape[-2:] == (160, 160)
     names = sorted(path.name for path in (toy / VAL).iterdir())
     assert sorted(path.name for path in (tmp_path / "shown").iterdir()) == names
+    args[args.index("--show-dir") + 1] = VAL
+    refused("test.py", config, checkpoint, *args, cwd=toy, match="which could be overwritten")
 
 
 def test_the_demo_writes_pictures_and_maps(toy, config, checkpoint, tmp_path):

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command-line tools run end to end on a toy data set, and name the user's mistakes in one sentence."""
 
+import json
+import shutil
+from pathlib import Path
+
 import cv2
 import mmdet.registry
 import pytest
@@ -9,6 +13,7 @@ from commands import COCO_CONFIG, CONFIG, ROOT, SMALL, TWIN, call, metrics, refu
 from mmcv.ops import get_compiling_cuda_version
 from mmengine.config import Config
 from mmengine.registry import Registry
+from report import newest_metrics
 
 from mmcarafe.apis.libraries import library_of
 from mmcarafe.checkpoint.state_dict import read_state_dict  # and allow-lists what mmengine writes
@@ -97,6 +102,57 @@ def test_report_draws_and_tabulates(trained, toy):
     result = call("report.py", small, trained, "--images", 2, "--score-thr", 0.0, cwd=toy)
     assert "mask AP" in result.stdout
     assert cv2.imread(str(trained / "predictions.png")).std() > 10
+
+
+def test_a_report_has_the_metrics_of_the_checkpoint_it_names(trained, toy, tmp_path):
+    work = Path(shutil.copytree(trained, tmp_path / "work"))
+    call("test.py", CONFIG, work / "epoch_1.pth", "--work-dir", work / "eval",
+         "--cfg-options", *SMALL[:2], cwd=toy)  # fmt: skip
+    (evaluation,) = (work / "eval").glob("*/*.json")
+    (training,) = work.glob("*/vis_data/scalars.json")
+    assert newest_metrics(work, work / "epoch_1.pth")[1] == evaluation
+    config = evaluation.parent / "vis_data/config.py"
+    config.write_text(config.read_text().replace("epoch_1.pth", "epoch_3.pth"))
+    assert newest_metrics(work, work / "epoch_1.pth")[1] in training.parent.iterdir()
+    assert newest_metrics(work, work / "epoch_3.pth")[1] == evaluation
+    with pytest.raises(InputError, match=r"no evaluation of .*epoch_2\.pth found .*run tools/test\.py"):
+        newest_metrics(work, work / "epoch_2.pth")
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors", "wrapped"])
+def test_weights_alone_with_an_average_in_the_config(trained, toy, tmp_path, kind):
+    """mmengine's EMAHook asks what is loaded for a state_dict."""
+    state, path = read_state_dict(str(trained / "epoch_1.pth"))[1], tmp_path / f"weights.{kind}"
+    if kind == "safetensors":
+        pytest.importorskip("safetensors.torch").save_file(dict(state), path)
+    else:
+        prefix = "module." if kind == "wrapped" else ""
+        torch.save({f"{prefix}{name}": value for name, value in state.items()}, path)
+    config = tmp_path / "averaged.py"
+    config.write_text(f"_base_ = {str(CONFIG)!r}\ncustom_hooks = [dict(type='EMAHook', priority=49)]\n")
+    options = ["--cfg-options", *SMALL, "train_cfg.max_epochs=1"]
+    call("test.py", config, path, "--work-dir", tmp_path / "eval", *options, cwd=toy)
+    (scalars,) = trained.glob("*/vis_data/scalars.json")
+    of_training = json.loads(scalars.read_text().splitlines()[-1])
+    assert metrics(tmp_path / "eval")["coco/bbox_mAP_50"] == of_training["coco/bbox_mAP_50"]
+    call("train.py", config, "--work-dir", tmp_path / "on", *options, f"load_from={path}", cwd=toy)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["randomness.seed", "0"], "--cfg-options: expected key=value without spaces around =, got 'random"),
+        (["param_scheduler.5.end=3"], "--cfg-options param_scheduler.5.end=3 does not fit the config: Index"),
+        (["train_dataloader.dataset.ann_file.x=3"], "ann_file.x=3 does not fit the config: "),
+        (["train_cfg.max_epoch=1"], "unexpected keyword argument 'max_epoch': an argument in the config"),
+        (["optim_wrapper.optimizer.typ=SGD"], "unexpected keyword argument 'typ': an argument in the config"),
+        (["auto_scale_lr=None", "--auto-scale-lr"], "--auto-scale-lr needs auto_scale_lr.base_batch_size"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_fit_the_config_are_named(toy, tmp_path, options, match):
+    args = ["--work-dir", tmp_path, "--cfg-options", *SMALL, *options]
+    refused("train.py", CONFIG, *args, cwd=toy, match=match)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmcarafe.errors import InputError
-from mmcarafe.utils.files import check_folder, check_kept, write_file, write_picture
+from mmcarafe.utils.files import check_folder, check_kept, picture_names, write_file, write_picture
 
 
 @pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
@@ -44,3 +44,8 @@ def test_a_write_that_fails_names_the_file(tmp_path):
         write_file(tmp_path, b"")
     write_picture(tmp_path / "a.png", pixels)
     assert (cv2.imread(str(tmp_path / "a.png")) == pixels).all()
+
+
+def test_names_of_pictures_are_distinct_with_another_suffix_too():
+    names = picture_names(["a/1.jpg", "a/1.png", "a/b/1.tif"], ".png")
+    assert [*names.values()] == ["1.png", "_1.png", "b_1.png"]

@@ -6,6 +6,7 @@ Example: python tools/analysis_tools/report.py CONFIG work_dirs/my_run
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import mmcv
@@ -43,13 +44,27 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def newest_metrics(work_dir: Path) -> tuple[dict, Path]:
-    """Return metrics of the newest evaluation below a work directory, and the file that has them."""
+def newest_metrics(work_dir: Path, checkpoint: Path) -> tuple[dict, Path]:
+    """Return the metrics of a checkpoint's newest evaluation below a work directory, and their file."""
     for path in sorted(work_dir.rglob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True):
         for line in reversed(path.read_text(encoding="utf-8").splitlines()):
             if line.startswith("{") and '"coco/' in line:  # of mmengine's log; others are indented
-                return json.loads(line), path
-    raise InputError(f"no evaluation found below {work_dir}; run tools/test.py with --work-dir there first")
+                metrics = json.loads(line)
+                if is_of(metrics, path, checkpoint):
+                    return metrics, path
+    raise InputError(
+        f"no evaluation of {checkpoint} found below {work_dir}; run tools/test.py with --work-dir "
+        f"{work_dir}/eval first"
+    )
+
+
+def is_of(metrics: dict, path: Path, checkpoint: Path) -> bool:
+    """Tell whether metrics in one of mmengine's logs are a checkpoint's."""
+    if "step" in metrics:  # of a training: the number of its epoch or iteration
+        return checkpoint.stem.endswith(f"_{metrics['step']}")
+    config = path.parent / "vis_data/config.py"
+    loaded = re.search(r"^load_from = ['\"](.+)['\"]$", config.read_text(encoding="utf-8"), re.M)
+    return loaded is not None and Path(loaded[1]).name == checkpoint.name
 
 
 def draw(cfg: Config, config: str, checkpoint: str, path: Path, images: int, score_thr: float) -> None:
@@ -84,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"{work_dir} holds no checkpoint; train first with --work-dir {work_dir}")
     # mmengine wrote an absolute path; the folder may have moved since
     checkpoint = str(work_dir / Path(last.read_text().strip()).name)
-    metrics, metrics_file = newest_metrics(work_dir)
+    metrics, metrics_file = newest_metrics(work_dir, Path(checkpoint))
     picture = work_dir / "predictions.png"
     draw(cfg, args.config, checkpoint, picture, args.images, args.score_thr)
 

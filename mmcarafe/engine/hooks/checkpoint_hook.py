@@ -101,6 +101,17 @@ class CheckpointHook(hooks.CheckpointHook):
         super().after_train_iter(runner, batch_idx, *args, **kwargs)
         self._batches = (0, 1)
 
+    def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
+        """Save the best; write the newest checkpoint again where the schedule went by the metrics."""
+        super().after_val_epoch(runner, metrics)
+        if not isinstance(runner.param_schedulers, list) or self.last_ckpt is None:
+            return
+        step = runner.epoch if self.by_epoch else runner.iter
+        newest = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
+        by_metrics = any(getattr(each, "need_val_args", False) for each in runner.param_schedulers)
+        if self.last_ckpt == newest and by_metrics:
+            self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=runner.iter))
+
     def before_val(self, runner: Runner) -> None:
         """Keep the random state of training."""
         self._before_val = random_state()

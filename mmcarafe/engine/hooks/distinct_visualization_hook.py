@@ -11,7 +11,7 @@ from mmdet.structures import DetDataSample
 from mmengine.fileio import get
 from mmengine.runner import Runner
 
-from mmcarafe.utils.files import picture_names
+from mmcarafe.utils.files import check_kept, picture_names
 
 
 @HOOKS.register_module()
@@ -22,6 +22,9 @@ class DistinctVisualizationHook(DetVisualizationHook):
     Here a picture's name begins with the folders below the one that all images have in common:
     ``cam0/0001.png`` becomes ``cam0_0001.png``. The arguments are mmdet's: a relative ``test_out_dir`` is
     below the run's own folder in its work directory.
+
+    Raises:
+        InputError: before a test, where that folder holds one of the images, which could be overwritten.
     """
 
     _names: dict[str, str]
@@ -30,7 +33,12 @@ class DistinctVisualizationHook(DetVisualizationHook):
         """Name the pictures of all images."""
         dataset = runner.test_loop.dataloader.dataset
         if self.draw and self.test_out_dir is not None:
-            self._names = picture_names([dataset.get_data_info(n)["img_path"] for n in range(len(dataset))])
+            paths = [dataset.get_data_info(n)["img_path"] for n in range(len(dataset))]
+            check_kept("--show-dir", self._folder(runner), map(Path, paths))
+            self._names = picture_names(paths)
+
+    def _folder(self, runner: Runner) -> Path:
+        return Path(runner.work_dir, runner.timestamp, self.test_out_dir)
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[DetDataSample]
@@ -39,7 +47,7 @@ class DistinctVisualizationHook(DetVisualizationHook):
         if not self.draw or self.test_out_dir is None:
             super().after_test_iter(runner, batch_idx, data_batch, outputs)
             return
-        folder = Path(runner.work_dir, runner.timestamp, self.test_out_dir)
+        folder = self._folder(runner)
         for sample in outputs:
             self._test_index += 1
             content, name = get(sample.img_path, self.backend_args), self._names[sample.img_path]

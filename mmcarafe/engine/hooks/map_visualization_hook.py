@@ -11,7 +11,7 @@ from mmseg.engine.hooks import SegVisualizationHook
 from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 
-from mmcarafe.utils.files import picture_names
+from mmcarafe.utils.files import check_kept, picture_names
 
 
 @HOOKS.register_module()
@@ -21,6 +21,9 @@ class MapVisualizationHook(SegVisualizationHook):
     Args:
         test_out_dir (str): the folder. Default: None, mmsegmentation's own place, which is the visualizer's.
         **kwargs: mmsegmentation's; of a test every image is drawn, whatever the ``interval``.
+
+    Raises:
+        InputError: before a test, where the folder holds one of the images, which could be overwritten.
     """
 
     def __init__(self, test_out_dir: str | None = None, **kwargs) -> None:
@@ -31,7 +34,10 @@ class MapVisualizationHook(SegVisualizationHook):
     def before_test_epoch(self, runner: Runner) -> None:
         """Name the pictures of all images."""
         dataset = runner.test_loop.dataloader.dataset
-        self._names = picture_names([dataset.get_data_info(n)["img_path"] for n in range(len(dataset))])
+        paths = [dataset.get_data_info(n)["img_path"] for n in range(len(dataset))]
+        if self.draw and self.test_out_dir:
+            check_kept("--show-dir", Path(self.test_out_dir), map(Path, paths))
+        self._names = picture_names(paths, ".png")
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[SegDataSample]
@@ -45,6 +51,6 @@ class MapVisualizationHook(SegVisualizationHook):
                 data_sample=sample,
                 show=self.show,
                 wait_time=self.wait_time,
-                out_file=self.test_out_dir and str(Path(self.test_out_dir, Path(name).with_suffix(".png"))),
+                out_file=self.test_out_dir and str(Path(self.test_out_dir, name)),
                 step=runner.iter,
             )
