@@ -93,6 +93,8 @@ def convert(state: dict[str, Tensor], activation: str | None = None, eps: float 
 
 def check_target(target: str) -> None:
     """Raise InputError where the file cannot be written, or only over something that exists."""
+    if target.endswith(".safetensors"):
+        raise InputError(f"{target}: expected a name for torch's format, which is written: end it in .pth")
     for path in (target, f"{target}{PARTIAL_SUFFIX}"):  # the second is its name until it is whole
         if os.path.lexists(path):
             raise InputError(f"{path} exists; choose another name, nothing is overwritten")

@@ -47,8 +47,11 @@ def check_schedule(runner: Runner, path: str, checkpoint: dict, wrapper: OptimWr
     groups = [dict(group) for group in wrapper.optimizer.param_groups]
     load_optimizer(path, checkpoint["optimizer"], wrapper)
     options = {}
+    settings = arguments(type(wrapper.optimizer))  # what else a group has, an optimizer keeps for itself
     for ours, theirs in zip(groups, checkpoint["optimizer"]["param_groups"], strict=True):
-        known = {name: value for name, value in ours.items() if name in theirs}  # its torch may lack some
+        # the torch that wrote it may lack some
+        known = {name: value for name, value in ours.items() if name in theirs}
+        known = {name: value for name, value in known.items() if name.removeprefix("initial_") in settings}
         options = differences(known, theirs, {"params", *moving(schedulers)}) | options
     changes = [("the optimizer", options)]
     for n, (scheduler, theirs) in enumerate(zip(schedulers, saved, strict=True)):
@@ -71,16 +74,20 @@ def moving(schedulers: list[_ParamScheduler]) -> set[str]:
     return names | {"betas"} if "momentum" in names else names  # to mmengine, Adam's first beta is a momentum
 
 
+def arguments(kind: type) -> set[str]:
+    """Name what a class and those it derives from are constructed with."""
+    return {name for owner in kind.__mro__ for name in inspect.signature(owner.__init__).parameters}
+
+
 def schedule_differences(scheduler: _ParamScheduler, saved: dict, last: int) -> dict[str, str]:
     """Name the arguments that a scheduler was constructed with where a saved state has something else.
 
     All other state counts steps or follows from these. A schedule ends with the training where the config
     does not say when: a difference that is in the end alone counts if values change between the two ends.
     """
-    state, mro = scheduler.state_dict(), type(scheduler).__mro__
-    arguments = {name for owner in mro for name in inspect.signature(owner.__init__).parameters}
+    state = scheduler.state_dict()
     others = dict.fromkeys(str(name) for name in saved if name not in state)  # of another type of scheduler
-    found = differences({**state, **others}, saved, {*state} - arguments | COUNTERS)
+    found = differences({**state, **others}, saved, {*state} - arguments(type(scheduler)) | COUNTERS)
     if [*found] != ["end"] or type(saved.get("end")) is not int:
         return found
     first, last = min(saved["end"], scheduler.end), min(max(saved["end"], scheduler.end), last)

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """mmdet's COCO data set and metric, which name the annotations that cannot be used."""
 
+import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from traceback import walk_tb
 
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
 from mmdet.registry import DATASETS, METRICS
+from mmengine.logging import print_log
 
 from mmcarafe.datasets.annotation_file import reading, unusable
+from mmcarafe.errors import DataError
 
 
 @DATASETS.register_module(force=True)
@@ -20,6 +24,8 @@ class CocoDataset(MMDetCocoDataset):
         KeyError: ``data_prefix`` has no ``img``.
     """
 
+    _compared = False
+
     def load_data_list(self) -> list[dict]:
         """Read the annotation file."""
         if "img" not in self.data_prefix:  # none of the file's mistakes, though mmdet meets it while reading
@@ -30,7 +36,23 @@ class CocoDataset(MMDetCocoDataset):
     def parse_data_info(self, raw_data_info: dict) -> dict:
         """Turn an image's entry and its annotations into mmdet's form."""
         with self._reading_file(f" of image id {raw_data_info['raw_img_info']['img_id']!r}"):
+            if not self._compared:  # mmdet lets go of the categories when all entries are read
+                self._compared = True
+                self._compare_classes()
             return super().parse_data_info(raw_data_info)
+
+    def _compare_classes(self) -> None:
+        """Warn where a label is not its class: mmdet counts the file's categories, in the file's order."""
+        names = [self.coco.cats[id_]["name"] for id_ in self.cat_ids]
+        for label, (name, known) in enumerate(zip(names, self.metainfo.get("classes") or (), strict=False)):
+            if name != known:
+                print_log(
+                    f"annotations {self.ann_file}: label {label} is the category {name!r}, and in the config "
+                    f"the class {known!r}: objects are learnt and shown under other names; bring "
+                    "metainfo.classes into the file's order, without those that the file lacks",
+                    "current", logging.WARNING,
+                )  # fmt: skip
+                return
 
     def filter_data(self) -> list[dict]:
         """Leave out images as ``filter_cfg`` says."""
@@ -50,6 +72,7 @@ class CocoMetric(MMDetCocoMetric):
 
     Raises:
         AnnotationError: the file is not COCO, or pycocotools cannot evaluate its objects.
+        DataError: an image of the data set is not in the file.
     """
 
     def __init__(self, ann_file: str | None = None, *args, **kwargs):
@@ -59,6 +82,17 @@ class CocoMetric(MMDetCocoMetric):
         if ann_file is not None:
             with reading(self._what, self._check):
                 super().__init__(ann_file, *args, **kwargs)
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep the results of a batch; DataError where the file does not have one of its images."""
+        for sample in data_samples if self._coco_api else ():
+            if sample["img_id"] not in self._coco_api.imgs:
+                raise DataError(
+                    f"{self._what}, which the evaluator has, are without image id {sample['img_id']!r} of "
+                    "the data set: name the same file as ann_file of val_evaluator and of "
+                    "val_dataloader.dataset, and so for test"
+                )
+        super().process(data_batch, data_samples)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Evaluate the results of all images."""
@@ -72,5 +106,7 @@ class CocoMetric(MMDetCocoMetric):
 
 
 def _from_pycocotools(error: Exception) -> bool:
+    if error.args == ("iscrowd",):  # which mmdet asks for itself where proposals are evaluated
+        return True
     modules = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
     return any(name.startswith("pycocotools.") for name in modules)

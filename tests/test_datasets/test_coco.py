@@ -109,6 +109,8 @@ def test_filters_that_leave_no_image_do_so_in_training_alone(tmp_path):
 MASKS = {
     "missing": ({}, "KeyError 'mask'"),
     "size": (dict(mask=dict(size=[4, 4], counts=[4, 12])), "ValueError"),
+    "transposed": (dict(mask=dict(size=[12, 10], counts=[60, 60])), "ValueError an RLE of size .* 10 x 12"),
+    "double": (dict(mask=dict(size=[20, 24], counts=[240, 240])), "ValueError an RLE of size"),
     "counts": (dict(mask=dict(size=[10, 12], counts=[-1, 121])), "OverflowError"),
     "word": (dict(mask="x"), "TypeError"),
 }
@@ -158,3 +160,39 @@ def test_mistakes_that_are_not_of_the_annotations_stay_what_they_are(tmp_path):
 
 def test_metrics_that_extend_mmdets_are_mmdets():
     assert METRICS.get("mmdet.LVISMetric").__mro__[1] is evaluation.CocoMetric
+
+
+@pytest.mark.parametrize(
+    ("categories", "said"),
+    [
+        (["disk", "star", "ring"], None),
+        (["disk", "star"], None),
+        (["cup", "disk", "star", "ring"], None),
+        (["disk", "ring"], "label 1 is the category 'ring', and in the config the class 'star'"),
+        (["star", "disk", "ring"], "label 0 is the category 'star', and in the config the class 'disk'"),
+    ],
+    ids=str,
+)
+def test_labels_that_are_not_their_classes_are_warned_of(tmp_path, categories, said, monkeypatch):
+    warnings = []
+    monkeypatch.setattr("mmcarafe.datasets.coco.print_log", lambda text, *_: warnings.append(text))
+    content = SOUND | dict(categories=[dict(id=3 + n, name=name) for n, name in enumerate(categories)])
+    made = dataset(write(tmp_path, content), metainfo=dict(classes=("disk", "star", "ring")))
+    assert len(made) == 1
+    assert len(warnings) == (said is not None)
+    assert not said or said in warnings[0]
+
+
+def test_an_evaluator_with_another_file_is_told_so_before_the_evaluation(tmp_path):
+    path = write(tmp_path, SOUND | dict(images=[IMAGE | dict(id=2)], annotations=[]))
+    with pytest.raises(DataError, match=rf"annotations {path}, which .*, are without image id 1"):
+        evaluate(path)
+
+
+def test_proposals_are_evaluated_where_crowds_are_told(tmp_path):
+    path = write(tmp_path, SOUND | dict(annotations=[without(OBJECT, "iscrowd")]))
+    made = metric(path, metric="proposal_fast")
+    found = dict(bboxes=torch.tensor([[2.0, 2, 8, 6]]), scores=torch.ones(1), labels=torch.tensor([0]))
+    made.process(None, [dict(img_id=1, ori_shape=(10, 12), pred_instances=found)])
+    with pytest.raises(AnnotationError, match="KeyError 'iscrowd'"):
+        made.evaluate(size=1)

@@ -79,3 +79,14 @@ def test_what_is_too_thin_to_resize_is_named():
         expected, actual = theirs(dict(img=pixels)), step(dict(img=pixels))
         assert actual.keys() == expected.keys() and actual["scale_factor"] == expected["scale_factor"]
         assert (actual["img"] == expected["img"]).all()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text"], ids=["missing", "empty", "text"])
+def test_a_semantic_map_that_cannot_be_read_is_named(tmp_path, content):
+    path = tmp_path / "map.png"
+    if content is not None:
+        path.write_bytes(content)
+    maps_alone = dict(with_bbox=False, with_label=False, with_seg=True)
+    step = TRANSFORMS.build(dict(type="mmdet.LoadAnnotations", **maps_alone))
+    with pytest.raises(ImageError, match=r"map .*map\.png of image 1\.png \(image id 7\) cannot be read: "):
+        step(dict(img_path="1.png", img_id=7, seg_map_path=str(path)))

@@ -25,6 +25,13 @@ def test_the_command_writes_a_checkpoint_and_never_over_one(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours.pth", "theirs.pth"]
     refused("convert_checkpoint.py", "theirs.pth", "ours.pth", cwd=tmp_path, match="ours.pth exists")
     refused("convert_checkpoint.py", "no.pth", "new.pth", cwd=tmp_path, match="no.pth does not exist")
+    refused("convert_checkpoint.py", "theirs.pth", "a.safetensors", cwd=tmp_path, match="end it in .pth")
+    torch.save(dict(state_dict=written["state_dict"], optimizer={}), tmp_path / "trained.pth")
+    call("convert_checkpoint.py", "trained.pth", "same.pth", cwd=tmp_path)
+    assert "optimizer" in torch.load(tmp_path / "same.pth"), "the names are as they were"
+    torch.save(dict(state_dict=module.state_dict(), optimizer=dict(a=1)), tmp_path / "other.pth")
+    args = ("other.pth", "other_ours.pth", "--activation", "none")
+    assert "optimizer: left out" in call("convert_checkpoint.py", *args, cwd=tmp_path).stdout
     torch.save(dict(a=torch.ones(1)), tmp_path / "other.pth")
     refused("convert_checkpoint.py", "other.pth", "new.pth", cwd=tmp_path, match="no CARAFE weights found")
     (broken := module.state_dict())["comp.bn.running_var"].fill_(float("nan"))

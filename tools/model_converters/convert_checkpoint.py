@@ -24,11 +24,12 @@ def main(argv: list[str] | None = None) -> None:
     check_target(args.target)
     checkpoint, state = read_state_dict(args.source)
     check_finite(args.source, state)
-    for name in ("optimizer", "ema_state_dict"):
-        if checkpoint is not state and checkpoint.pop(name, None) is not None:
-            print(f"{name}: left out; it belongs to the old names")
+    before = set(state)
     for line in convert(state, args.activation, args.bn_eps):
         print(line)
+    for name in ("optimizer", "ema_state_dict") if set(state) != before else ():
+        if checkpoint is not state and checkpoint.pop(name, None) is not None:
+            print(f"{name}: left out; it belongs to the old names")
     if args.activation:
         print(FORWARD)
     if args.activation == "both":

@@ -68,10 +68,10 @@ def read_settings(cfg: Config, ann_file: str = "") -> Settings:
     reading = [part for part in every if Path(part.dataset.ann_file or "").resolve() == file]
     part = (reading or train)[0]
     trained = part if part in train else train[0]
-    if isinstance(part.dataset, datasets.LVISV05Dataset):
+    if isinstance(part.dataset, datasets.LVISV05Dataset | datasets.CocoPanopticDataset):
         raise InputError(
-            f"{part.path} is of LVIS ({type(part.dataset).__name__}), whose files have other fields than "
-            "COCO's, and an evaluation of their own: the checks here are of COCO's files"
+            f"{part.path} is a {type(part.dataset).__name__}, whose files have other fields than COCO's of "
+            "instances, and an evaluation of their own: the checks here are of COCO's files of instances"
         )
     classes, filters = part.dataset.metainfo.get("classes"), trained.dataset.filter_cfg or {}
     classes = None if classes is None or isinstance(classes, str) else tuple(classes)
