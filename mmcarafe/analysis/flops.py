@@ -71,7 +71,7 @@ class Meter:
                         setattr(module, method, self._measured(name, getattr(module, method)))
             for layer in part.modules():
                 if isinstance(layer, Reassembler):
-                    layer.register_forward_hook(partial(self._count_carafe, name))
+                    layer.register_forward_hook(partial(self._count_carafe, name), with_kwargs=True)
 
     def _measured(self, name: str, method: Callable) -> Callable:
         def measured(*args, **kwargs):
@@ -93,9 +93,9 @@ class Meter:
         return bilinear_flops(*args, **kwargs) if self.running else 0
 
     def _count_carafe(
-        self, name: str, layer: Reassembler, inputs: tuple[torch.Tensor], output: torch.Tensor
+        self, name: str, layer: Reassembler, args: tuple, kwargs: dict, output: torch.Tensor
     ) -> None:
-        source, target = (t[:, 0].numel() for t in (inputs[0], output))
+        source, target = (t[:, 0].numel() for t in (args[0] if args else kwargs["x"], output))
         more = self.rois.factor(name)
         self.flops[name] += carafe_bias_flops(layer, source, target) * more
         self.carafe[name] += carafe_flops(layer, source, target) * more

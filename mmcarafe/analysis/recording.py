@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Looking at reassembly kernels: recording them in a model, how uniform they are, and what they gather."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import lcm, log
@@ -57,7 +57,7 @@ class Reassembly:
 
 
 class _FollowSums(TorchFunctionMode):
-    """While active, what is cut out of a tensor of ``origins``, or a sum with one, has the same origin."""
+    """While active, what is cropped of a tensor of ``origins``, or a sum with one, has the same origin."""
 
     NAMES = frozenset({"__getitem__", "add", "add_"})
 
@@ -66,12 +66,24 @@ class _FollowSums(TorchFunctionMode):
         self.origins = origins
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if func.__name__ in self.NAMES:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func.__name__ in self.NAMES and kwargs.get("alpha", 1) == 1 and _crops_at_most(func, args):
             known = [self.origins[t] for t in args if isinstance(t, Tensor) and t in self.origins]
             if known:
                 self.origins[result] = known[0]
         return result
+
+
+def _crops_at_most(func: Callable, args: tuple) -> bool:
+    """Tell whether a call is an addition, or keeps a map's first rows and columns, of all its channels."""
+    if func.__name__ != "__getitem__":
+        return True
+    index = args[1] if isinstance(args[1], tuple) else ()
+    whole, sides = index[:-2], index[-2:]
+    return whole in ((...,), (slice(None), slice(None))) and all(
+        isinstance(side, slice) and side.start in (None, 0) and side.step in (None, 1) for side in sides
+    )
 
 
 @contextmanager
@@ -120,7 +132,10 @@ def record(model: nn.Module) -> Iterator[list[Reassembly]]:
                     layer.last_encoder.register_forward_hook(
                         lambda _, x, y, layer=layer: keep_logits(layer, y)
                     ),
-                    layer.register_forward_hook(lambda m, x, y, name=name: keep_call(name, m, x[0], y)),
+                    layer.register_forward_hook(
+                        lambda m, x, kw, y, name=name: keep_call(name, m, x[0] if x else kw["x"], y),
+                        with_kwargs=True,
+                    ),
                 )
                 for hook in hooks:
                     stack.callback(hook.remove)

@@ -14,6 +14,14 @@ from .optional_mmengine import initialize, register
 from .upsampler import Upsampler
 
 PUBLISHED = (dict(type="Xavier", layer="Conv2d", distribution="uniform"),)
+LATER_NAMES = {
+    "compressor_en.weight": "conv1_en.weight",
+    "compressor_en.bias": "conv1_en.bias",
+    "compressor_de.weight": "conv1_de.weight",
+    "content_encoder.weight": "conv2_kernels",
+    "content_encoder.bias": "conv2_bias",
+}
+"""Parameters of ``ker_generator`` in the authors' FADE_L2H.py and forks, and what FADE_H2L.py calls them."""
 
 
 class SemiShift(nn.Module):
@@ -47,8 +55,8 @@ class FADE(Upsampler):
 
     The reassembly kernels are predicted from the guide (the encoder's map) and from the input (the
     decoder's), enlarged; a gate, predicted from the input, mixes the guide with what they reassemble:
-    ``gate * guide + (1 - gate) * carafe(x)``. Parameters of FADE are named as in the authors' code; those of
-    FADE-Lite, whose code was not compared, as of FADE.
+    ``gate * guide + (1 - gate) * carafe(x)``. Parameters are named as in the authors' FADE_H2L.py; state
+    dicts with the names of their FADE_L2H.py, which computes the same, are loaded too.
 
     Args:
         channels (int): C, channels of the input and of the output.
@@ -116,6 +124,12 @@ class FADE(Upsampler):
         """Initialise the weights as ``init_cfg`` says, however often an enclosing module asks for it."""
         self.kernel_generator.init_weights()
         super().init_weights()
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        for later, name in LATER_NAMES.items():
+            if (given := f"{prefix}ker_generator.{later}") in state_dict:
+                state_dict[f"{prefix}kernel_generator.{name}"] = state_dict.pop(given)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
         """Upsample Tensor[N, channels, H, W] to the size of the guide.

@@ -14,9 +14,6 @@ Layer = TypeVar("Layer", bound=type[nn.Module])
 
 FILL: dict[str, Callable] = {
     "Constant": lambda weight, val: nn.init.constant_(weight, val),
-    "Kaiming": lambda weight, mode, distribution: getattr(nn.init, f"kaiming_{distribution}_")(
-        weight, mode=mode, nonlinearity="relu"
-    ),
     "Normal": lambda weight, std: nn.init.normal_(weight, std=std),
     "TruncNormal": lambda weight, std: nn.init.trunc_normal_(weight, std=std),
     "Xavier": lambda weight, distribution: getattr(nn.init, f"xavier_{distribution}_")(weight),

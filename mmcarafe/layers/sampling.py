@@ -39,14 +39,19 @@ def _centres(size: int, x: Tensor) -> Tensor:
     """Return 0.5, 1.5, ... for the pixels of a row or column, Tensor[size], on the device of ``x``.
 
     From a cache, unless what is made now would be of no use outside: symbols and fake tensors while a program
-    is traced, or memory that a CUDA graph fills when it is replayed.
+    is traced, what a transform of ``torch.func`` wraps, memory that a CUDA graph fills when it is replayed.
     """
     in_jit = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     traced = torch.compiler.is_compiling() or in_jit or type(x) is not Tensor
-    if traced or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+    if traced or _in_transform() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
         return _make_centres(size, x.device)
     stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
     return _cached_centres(size, x.device, stream)
+
+
+def _in_transform() -> bool:
+    """Tell whether a transform of ``torch.func`` is active, which wraps what is made in it."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _make_centres(size: int, device: torch.device) -> Tensor:

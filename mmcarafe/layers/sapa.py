@@ -12,7 +12,7 @@ from .upsampler import Upsampler
 
 PUBLISHED = (
     dict(type="TruncNormal", layer="Linear", std=0.02, bias=0),
-    dict(type="Kaiming", layer="Conv2d", mode="fan_out", distribution="normal", bias=0),
+    dict(type="Normal", layer="Conv2d", std=0.02, bias=0),
     dict(type="Constant", layer=["LayerNorm", "GroupNorm"], val=1, bias=0),
 )
 
@@ -35,8 +35,8 @@ class SAPA(Upsampler):
         norm (str): ``"layer"``, each pixel is normalised over its channels and then embedded by a linear
             layer, as in the paper's repository; ``"group"``, a group norm of 32 groups and a 1 x 1
             convolution, as in its authors' fork of mmdet. Default: ``"layer"``.
-        init_cfg (dict or list, optional): mmengine initialisation. Default: the authors', linear layers
-            truncated normal with standard deviation 0.02, convolutions Kaiming normal by their outputs.
+        init_cfg (dict or list, optional): mmengine initialisation. Default: the authors', normal with
+            standard deviation 0.02, of linear layers truncated.
 
     Raises:
         TypeError: a size is not an int.

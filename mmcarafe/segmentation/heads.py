@@ -11,7 +11,7 @@ from torch import Tensor
 from mmcarafe.layers import UpsampleConfigError
 from mmcarafe.selecting.select_upsample import SelectUpsample, Step
 
-POOLING = "the bilinear steps from the cells of the pooling pyramid, by 2; the interpolation does the rest"
+POOLING = "the last step, by 2, from the cells of the pooling pyramid, which are interpolated before it"
 
 
 class SelectInFeatures(SelectUpsample):
@@ -69,7 +69,7 @@ class UPerHead(SelectInFeatures, decode_heads.UPerHead):
         """State the steps of the pooling pyramid, of the top-down path, and of the fusion, in this order."""
         laterals = range(len(self.lateral_convs))
         steps = {
-            "ppm": [dict(scale=2, rest=True) for _ in self.psp_modules],
+            "ppm": [dict(scale=2, pooled=True) for _ in self.psp_modules],
             "fpn": [dict(scale=2, guide=f"lateral_convs.{i}") for i in reversed(laterals)],
             "fusion": [dict(scale=2 ** (i + 1), guide="fpn_convs.0") for i in reversed(laterals)],
         }
@@ -90,7 +90,7 @@ class PSPHead(SelectInFeatures, decode_heads.PSPHead):
     def upsample_steps(self) -> list[Step | None]:
         """State one step for each grid of cells; inputs that are joined are resized before them."""
         joined = [None] * (len(self.in_index) if self.input_transform == "resize_concat" else 0)
-        return joined + [Step(i, self.channels, 2, rest=True) for i in range(len(self.psp_modules))]
+        return joined + [Step(i, self.channels, 2, pooled=True) for i in range(len(self.psp_modules))]
 
 
 @MODELS.register_module(force=True)

@@ -3,6 +3,7 @@
 
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -71,10 +72,10 @@ def must_upsample(source: tuple[int, int], scale: int, size: tuple[int, int]) ->
         >>> must_upsample((13, 20), 2, (25, 40)), must_upsample((13, 20), 2, (13, 20))
         (True, False)
     """
+    if source == size:  # also of 1 x 1, which a level of 1 x 1 upsampled and cropped would reach
+        return False
     if reaches(source, scale, size):
         return True
-    if source == size:
-        return False
     expected = " x ".join(f"{scale * (n - 1) + 1}..{scale * n}" for n in source)
     raise ValueError(
         f"a level of {source[0]} x {source[1]} cannot be upsampled by {scale} to {size[0]} x {size[1]}: "
@@ -131,10 +132,10 @@ class Answer(NamedTuple):
     scale: int
     guide: Callable[[], Tensor | None] | None = None
     """Returns the guide of a guided upsampler."""
-    rest: bool = False
+    any_size: bool = False
     """Say whether the interpolation goes on from the upsampler's output where its size is another."""
-    crop: bool = True
-    """Say whether a size that is odd, up to ``scale - 1`` less than the output's, is met by cropping."""
+    pooled: bool = False
+    """Say whether ``x`` holds cells of a pooling pyramid, which are interpolated, and upsampled last."""
 
     def __call__(self, func: Callable, x: Tensor, *args, **kwargs) -> Tensor:
         """Upsample in place of a call ``func(x, *args, **kwargs)`` of ``F.interpolate``."""
@@ -144,12 +145,29 @@ class Answer(NamedTuple):
             return with_guide(self.upsample, self.scale, x, guide)
         size = (size, size) if isinstance(size, int) else tuple(size)
         source = tuple(x.shape[2:])
-        met = self.crop and (source == size or reaches(source, self.scale, size))
-        if not self.rest or met:
+        if self.pooled:
+            return self._enlarge_cells(partial(_interpolate, func, args[1:], kwargs), x, size)
+        if not self.any_size or source == size or reaches(source, self.scale, size):
             return upsample_to(self.upsample, self.scale, x, size, guide)
         # a map that needs less is interpolated alone; so is one whose guide is of another size
         fits = guide is None and all(self.scale * n <= wanted for n, wanted in zip(source, size, strict=True))
         return func(self.upsample(x) if fits else unused(self.upsample, x), *args, **kwargs)
+
+    def _enlarge_cells(self, interpolate: Callable, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Interpolate cells to what the upsampler enlarges to ``size``: on few cells it would weigh padding.
+
+        Of one cell in the middle of zeros, CARAFE's average of 5 x 5 leaves a 25th.
+        """
+        last = tuple(-(-n // self.scale) for n in size)
+        if any(n > wanted for n, wanted in zip(x.shape[2:], last, strict=True)):  # no room for the upsampler
+            return interpolate(unused(self.upsample, x), size)
+        out = self.upsample(interpolate(x, last))
+        return out if tuple(out.shape[2:]) == size else interpolate(out, size)
+
+
+def _interpolate(func: Callable, args: tuple, kwargs: dict, x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Call ``func`` as it was called, for another map and size."""
+    return func(x, size, *args, **{name: value for name, value in kwargs.items() if name != "size"})
 
 
 HINT = ": upsample_steps must state each call of F.interpolate in it, None where it is not replaced"

@@ -107,13 +107,13 @@ class Step(NamedTuple):
     input level. None: there is none, and no guided type can be selected."""
     guide_channels: int | None = None
     """Its channels, if not ``channels``."""
-    rest: bool = False
-    """Say whether the map is enlarged further, by the component's interpolation, behind the upsampler."""
+    pooled: bool = False
+    """Say whether the map holds cells of a pooling pyramid, which are interpolated, and upsampled last."""
 
     def build(self, cfg: dict, component: str, registry: Registry) -> nn.Module:
         """Build the upsampler that ``cfg`` selects for this step."""
         guide = None if self.guide is None else self.guide_channels or self.channels
-        if self.rest:
+        if self.pooled:
             component = f"the pooling pyramid of {component}"
         return build_upsample(cfg, self.channels, self.scale, registry, guide, component)
 
@@ -214,7 +214,7 @@ class SelectUpsample(InitUpsamplers):
         if is_guided(upsample):
             kept = isinstance(step.guide, str)
             guide = self._guides[step.guide].get if kept else partial(levels.__getitem__, step.guide)
-        return Answer(upsample, step.scale, guide, step.rest or self.any_size, crop=not step.rest)
+        return Answer(upsample, step.scale, guide, self.any_size, step.pooled)
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)

@@ -81,6 +81,34 @@ def test_a_module_shared_by_levels_is_recorded_each_time():
     assert fine.kernels.shape[2:] == (26, 38)
 
 
+@pytest.mark.parametrize(
+    ("between", "linked"),
+    [
+        (lambda x: x[:, :, :7, :9] + 1, True),
+        (lambda x: x[..., :7, :9], True),
+        (lambda x: torch.add(x, x.detach() * 0, alpha=1), True),
+        (lambda x: x[:, :, 2:, 2:], False),
+        (lambda x: x[..., ::2, ::2], False),
+        (lambda x: x[:1], False),
+        (lambda x: x[:, [1, 0, 3, 2]], False),
+        (lambda x: torch.add(torch.zeros_like(x), x, alpha=0.5), False),
+    ],
+    ids=["crop and add", "ellipsis", "add", "shift", "stride", "image", "channels", "scaled"],
+)
+def test_calls_are_linked_by_crops_and_sums_alone(between, linked):
+    first, second = CARAFE(4), CARAFE(4)
+    with record(nn.ModuleList([first, second])) as calls, torch.no_grad():
+        second(between(first(torch.randn(2, 4, 4, 5))))
+    assert (calls[1].source is calls[0]) == linked
+
+
+def test_a_module_called_by_keyword_is_recorded():
+    layer = CARAFE(4)
+    with record(layer) as calls, torch.no_grad():
+        out = layer(x=torch.randn(2, 4, 4, 5))
+    torch.testing.assert_close(calls[0].output(), out)
+
+
 def test_a_convolution_between_two_modules_ends_the_chain():
     layers = nn.Sequential(CARAFE(4), nn.Conv2d(4, 4, 1), CARAFE(4), CARAFE(4))
     with record(layers) as calls:

@@ -43,3 +43,17 @@ def test_several_maps_or_models_at_once(name):
 
     both = torch.stack([module(*(x[0] for x in maps)) for module in (upsample, other)])
     torch.testing.assert_close(torch.vmap(run)(parameters, buffers), both, **near)
+
+
+def test_a_transform_leaves_nothing_behind_for_the_next():
+    """Coordinates that DySample keeps are not those that a transform of torch.func wrapped."""
+    upsample = lively("DySample").eval()
+    x = inputs(upsample, size=(2, 3))[0][:1]
+
+    def loss(x):
+        return upsample(x).square().sum()
+
+    torch.func.jacrev(torch.func.grad(loss))(x)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(loss)(x), expected)

@@ -197,7 +197,7 @@ def test_a_fresh_one_is_initialised_as_published_and_an_enclosing_module_leaves_
         ("DLU", "kernel_space_generator.weight", 0.001),
         ("DLU", "conv_offset.weight", 0),
         ("SAPA", "q.weight", 0.02 * 0.99),  # truncated
-        ("SAPA-norm=group", "q.weight", (2 / 32) ** 0.5),
+        ("SAPA-norm=group", "q.weight", 0.02),
         ("FADE", "kernel_generator.conv2_kernels", (2 / 9 / (25 + 64)) ** 0.5),
         ("FADE", "kernel_generator.conv1_en.weight", (2 / (64 + 64)) ** 0.5),
     ],

@@ -85,10 +85,11 @@ def test_an_odd_size_is_cropped_at_the_bottom_and_right():
     assert upsample_to(DOUBLE, 2, x[..., :1, :1], (1, 1)).equal(x[..., :1, :1])
 
 
-def test_a_level_of_the_same_size_is_left_as_it_is_and_every_parameter_has_a_gradient():
-    x = torch.rand(1, 4, 3, 4, dtype=torch.bfloat16)
+@pytest.mark.parametrize("size", [(3, 4), (1, 1)], ids=str)
+def test_a_level_of_the_same_size_is_left_as_it_is_and_every_parameter_has_a_gradient(size):
+    x = torch.rand(1, 4, *size, dtype=torch.bfloat16)
     upsample = nn.ConvTranspose2d(4, 4, 2, 2)
-    out = upsample_to(upsample, 2, x, (3, 4))
+    out = upsample_to(upsample, 2, x, size)
     assert out.equal(x)
     assert out.dtype is x.dtype
     out.sum().backward()

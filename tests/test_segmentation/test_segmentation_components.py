@@ -87,7 +87,7 @@ def test_the_steps_are_mmsegs_interpolations(name):
     for step, (channels, source, out) in zip(steps, record.calls, strict=True):
         if step is None:
             assert out == source
-        elif step.rest:
+        elif step.pooled:
             assert step.channels == channels
         else:
             assert step.channels == channels
@@ -124,8 +124,8 @@ def test_bilinear_is_mmsegs_interpolation(name):
 
 
 @pytest.mark.parametrize("name", ["UPerHead", "PSPHead"])
-def test_the_pooling_pyramid_is_upsampled_and_then_interpolated(name):
-    """Cells that the map is not twice as large as are interpolated alone, as 6 x 6 on 4 x 5."""
+def test_the_pooling_pyramid_is_interpolated_and_then_upsampled(name):
+    """Cells that the map is not twice as large as are interpolated alone, as 3 x 3 on 4 x 5."""
     options = dict(upsample_in=["ppm"]) if name == "UPerHead" else {}
     theirs = build(name, COMPONENTS[name][0])
     ours = build(name, upsample_cfg=dict(type="CARAFE"), **options)
@@ -134,10 +134,23 @@ def test_the_pooling_pyramid_is_upsampled_and_then_interpolated(name):
     for module in ours.upsample_modules:
         module.register_forward_hook(lambda m, x, y: sizes.append((*x[0].shape[2:], *y.shape[2:])))
     changed = ours(inputs(name))
-    assert sizes == [(1, 1, 2, 2), (2, 2, 4, 4)]
+    assert sizes == [(2, 3, 4, 6)] * 2
     assert not changed.equal(theirs(inputs(name)))
     changed.sum().backward()
     assert all(p.grad is not None for module in ours.upsample_modules for p in module.parameters())
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_a_cells_value_is_not_lost_in_padding(align_corners):
+    """CARAFE begins as an average of 5 x 5: it lessens one value where it reaches over the border alone."""
+    head = build("PSPHead", upsample_cfg=dict(type="CARAFE"), align_corners=align_corners)
+    level = torch.ones(1, 10, 16, 20)
+    plain = head.psp_modules(level)
+    with head.answering([level]):
+        upsampled = head.psp_modules(level)
+    for actual, expected in zip(upsampled, plain, strict=True):
+        assert actual.shape == expected.shape and expected.any()
+        assert_close(actual[..., 4:-4, 4:-4], expected[..., 4:-4, 4:-4])
 
 
 def test_each_place_of_uperhead_alone():
