@@ -36,6 +36,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--out: expected a .pkl or .pickle file, got {args.out}")
     if args.out:  # before the evaluation, not after it
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        if Path(args.out).is_dir():
+            raise InputError(f"--out {args.out} is a folder: expected a .pkl or .pickle file")
     cfg = load_config(args)
     library = library_of(cfg)
     cfg.load_from = args.checkpoint

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
                 "that its learning rate is for (8xb2 in the name of a config: 16)"
             )
         cfg.auto_scale_lr.enable = True
-    if args.resume and (cfg.get("strategy") or {}).get("type") == "FSDPStrategy":
+    if (args.resume or cfg.get("resume")) and (cfg.get("strategy") or {}).get("type") == "FSDPStrategy":
         raise InputError(
             "--resume is not possible with FSDPStrategy: mmengine's cannot load an optimizer's state; to "
             "start a new training from a checkpoint's weights give --cfg-options load_from=path"

@@ -205,9 +205,9 @@ def load_start(model: nn.Module, path: str, theirs: dict[str, Tensor]) -> list[s
     model, theirs = unwrap(model), without_wrapper(theirs)
     ours = [key for key in model.state_dict() if "num_batches_tracked" not in key]
     missing, unknown, misfits = load_state(model, theirs)
-    if set(ours).issubset(missing):
+    if set(ours).issubset(missing) or len(misfits) + len(missing) >= len(ours):
         raise InputError(
-            f"checkpoint {path} holds no parameter of the config's model (its first: "
+            f"checkpoint {path} holds no parameter that fits the config's model (its first: "
             f"{next(iter(theirs), None)!r}): the training would start from random weights"
         )
     present = {prefix for key in set(ours).difference(missing) for prefix in _prefixes(key)}

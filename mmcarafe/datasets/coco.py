@@ -21,7 +21,7 @@ class CocoDataset(MMDetCocoDataset):
 
     Raises:
         AnnotationError: the file is not COCO, or no image of it is left to load.
-        KeyError: ``data_prefix`` has no ``img``.
+        DataError: ``data_prefix`` has no ``img``.
     """
 
     _compared = False
@@ -29,7 +29,7 @@ class CocoDataset(MMDetCocoDataset):
     def load_data_list(self) -> list[dict]:
         """Read the annotation file."""
         if "img" not in self.data_prefix:  # none of the file's mistakes, though mmdet meets it while reading
-            raise KeyError(f"data_prefix is {self.data_prefix}: expected dict(img=FOLDER)")
+            raise DataError(f"{self.ann_file} has data_prefix={self.data_prefix}: expected dict(img=FOLDER)")
         with self._reading_file():
             return super().load_data_list()
 

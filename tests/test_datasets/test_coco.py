@@ -8,6 +8,7 @@ import torch
 from mmdet import datasets, evaluation
 from mmdet.registry import DATASETS, METRICS, TRANSFORMS
 
+import mmcarafe.models  # noqa: F401  registers everything
 from mmcarafe.errors import AnnotationError, DataError
 
 BOX = [2, 2, 6, 4]
@@ -152,7 +153,7 @@ def test_mistakes_that_are_not_of_the_annotations_stay_what_they_are(tmp_path):
         evaluate(path, label=5)
     with pytest.raises(KeyError, match="metric item"):
         evaluate(path, metric_items=["none"])
-    with pytest.raises(KeyError, match="expected dict"):
+    with pytest.raises(DataError, match="expected dict"):
         dataset(path, data_prefix=dict(img_path="img"))
     with pytest.raises(FileNotFoundError):
         dataset(str(tmp_path / "none.json"))

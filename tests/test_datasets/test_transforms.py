@@ -9,6 +9,7 @@ from mmdet.datasets import get_loading_pipeline
 from mmdet.datasets.transforms import Resize
 from mmdet.registry import TRANSFORMS
 
+import mmcarafe.models  # noqa: F401  registers everything
 from mmcarafe.errors import ImageError
 
 

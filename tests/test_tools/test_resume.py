@@ -239,4 +239,4 @@ def test_a_state_that_does_not_fit_is_refused(rich, whole_run, tmp_path):
 def test_a_start_from_weights_none_of_which_fits_is_refused(rich, tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     refused("train.py", "augmented.py", "--cfg-options", *SMALL, f"load_from={tmp_path}/other.pth", cwd=rich,
-            match="holds no parameter of the config's model (its first: 'conv1.weight')")  # fmt: skip
+            match="holds no parameter that fits the config's model (its first: 'conv1.weight')")  # fmt: skip

@@ -3,6 +3,7 @@
 
 import sys
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import main
 
@@ -27,3 +28,8 @@ if __name__ == "__main__":
         main()
     except ChildFailedError as error:
         sys.exit(f"launch.py: {explain(*error.get_first_failure())}")
+    except SignalException as error:  # of a scheduler that takes the machine back
+        sys.exit(
+            f"launch.py: ended by {error.sigval.name}, as were its processes; a training goes on from its "
+            "newest checkpoint with --resume"
+        )

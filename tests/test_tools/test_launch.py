@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A launcher that a scheduler ends says so in one sentence, and ends its processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from commands import TOOLS, free_port
+
+SLEEPER = "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(60)"
+
+
+@pytest.mark.slow
+def test_a_terminated_launcher_says_how_to_go_on(tmp_path):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    command = [sys.executable, TOOLS["launch.py"], f"--master_port={free_port()}", "sleeper.py"]
+    launcher = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert launcher.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    launcher.terminate()
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    assert said.strip().splitlines()[-1].startswith("launch.py: ended by SIGTERM, as were its processes; a")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGCONT)
