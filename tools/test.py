@@ -2,13 +2,15 @@
 """Evaluate a checkpoint of a detector or segmentor; the command line is that of mmdet's tools/test.py."""
 
 import argparse
+from copy import deepcopy
 from pathlib import Path
 
-from mmengine import runner as mmengine_runner
+from mmengine.registry import MODELS
+from torch import nn
 
 from mmcarafe.apis.config import load_config
 from mmcarafe.apis.libraries import library_of, scope_of
-from mmcarafe.checkpoint.state_dict import check_finite, check_state, read_state_dict
+from mmcarafe.checkpoint.state_dict import check_state, read_state_dict
 from mmcarafe.datasets.configured import check_data
 from mmcarafe.engine.runner import Runner, build_runner
 from mmcarafe.errors import InputError
@@ -47,13 +49,18 @@ def main(argv: list[str] | None = None) -> None:
         library.use_tta(cfg)
     check_data(cfg, "test")
     runner = build_runner(cfg)
+    # a FlexibleRunner builds its model later
+    model = runner.model if isinstance(runner.model, nn.Module) else MODELS.build(deepcopy(cfg.model))
+    if args.tta:
+        library.check_tta(model)
     checkpoint, state = read_state_dict(args.checkpoint)
-    if isinstance(runner, mmengine_runner.Runner):
-        if args.tta:
-            library.check_tta(runner.model)
-        check_state(runner.model, args.checkpoint, state)
-    else:  # a FlexibleRunner builds its model later
-        check_finite(args.checkpoint, state)
+    check_state(model, args.checkpoint, state)
+    if model is not runner.model and checkpoint is state:
+        raise InputError(
+            f"checkpoint {args.checkpoint} holds weights alone, and a {type(runner).__name__} asks for a "
+            "state_dict: save them by torch.save(dict(state_dict=weights), path)"
+        )
+    del model
     if isinstance(runner, Runner):
         runner.checkpoint = checkpoint
     del checkpoint, state  # so that they are gone when they have been loaded

@@ -68,9 +68,9 @@ class _FollowSums(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if func.__name__ in self.NAMES and kwargs.get("alpha", 1) == 1 and _crops_at_most(func, args):
+        if func.__name__ in self.NAMES:
             known = [self.origins[t] for t in args if isinstance(t, Tensor) and t in self.origins]
-            if known:
+            if known and kwargs.get("alpha", 1) == 1 and _crops_at_most(func, args):
                 self.origins[result] = known[0]
         return result
 
@@ -80,9 +80,13 @@ def _crops_at_most(func: Callable, args: tuple) -> bool:
     if func.__name__ != "__getitem__":
         return True
     index = args[1] if isinstance(args[1], tuple) else ()
-    whole, sides = index[:-2], index[-2:]
-    return whole in ((...,), (slice(None), slice(None))) and all(
-        isinstance(side, slice) and side.start in (None, 0) and side.step in (None, 1) for side in sides
+    index = (slice(None), slice(None), *index[1:]) if index[:1] == (...,) else index
+    # slices alone, not tensors or arrays, which are compared element by element
+    return (
+        len(index) == 4
+        and all(isinstance(part, slice) for part in index)
+        and index[:2] == (slice(None), slice(None))
+        and all(side.start in (None, 0) and side.step in (None, 1) for side in index[2:])
     )
 
 

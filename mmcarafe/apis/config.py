@@ -59,13 +59,13 @@ def read_config(name: str, options: dict | None = None) -> Config:
         raise InputError(f"config {name} cannot be read: {error.args[0]}") from error
     if "model" not in cfg:
         raise InputError(f"config {name} has no model: is it only a part of a config?")
-    for key, value in (options or {}).items():
+    if options:
         try:
-            cfg.merge_from_dict({key: value})
+            cfg.merge_from_dict(options)
         except (KeyError, TypeError, ValueError) as error:  # no such element of a list, or below a value
-            raise InputError(
-                f"--cfg-options {key}={value} does not fit the config: {str(error.args[0]).splitlines()[0]}"
-            ) from error
+            reason = str(error.args[0]).splitlines()[0]
+            given = " ".join(f"{key}={value}" for key, value in options.items())
+            raise InputError(f"--cfg-options {given} do not fit the config: {reason}") from error
     return cfg
 
 

@@ -47,7 +47,7 @@ def check_schedule(runner: Runner, path: str, checkpoint: dict, wrapper: OptimWr
     groups = [dict(group) for group in wrapper.optimizer.param_groups]
     load_optimizer(path, checkpoint["optimizer"], wrapper)
     options = {}
-    settings = arguments(type(wrapper.optimizer))  # what else a group has, an optimizer keeps for itself
+    settings = settings_of(wrapper.optimizer)
     for ours, theirs in zip(groups, checkpoint["optimizer"]["param_groups"], strict=True):
         # the torch that wrote it may lack some
         known = {name: value for name, value in ours.items() if name in theirs}
@@ -72,6 +72,17 @@ def moving(schedulers: list[_ParamScheduler]) -> set[str]:
     """Name the options of an optimizer that schedulers change."""
     names = {scheduler.param_name for scheduler in schedulers}
     return names | {"betas"} if "momentum" in names else names  # to mmengine, Adam's first beta is a momentum
+
+
+def settings_of(optimizer: Optimizer) -> set[str]:
+    """Name what a group is configured with; what else is in it, an optimizer keeps for itself.
+
+    Of one that takes any argument, to hand it on to another (ZeroRedundancyOptimizer), all names.
+    """
+    takes = [inspect.signature(owner.__init__).parameters for owner in type(optimizer).__mro__[:-1]]
+    if any(p.kind is p.VAR_KEYWORD for parameters in takes for p in parameters.values()):
+        return {name.removeprefix("initial_") for group in optimizer.param_groups for name in group}
+    return arguments(type(optimizer))
 
 
 def arguments(kind: type) -> set[str]:

@@ -31,7 +31,7 @@ def _of_one_size(load: Callable) -> Callable:
         size = [*results["ori_shape"][:2]]
         for instance in results.get("instances", ()) if self.poly2mask else ():
             mask = instance.get("mask")
-            whole = isinstance(mask, dict) and {"counts", "size"} <= mask.keys()
+            whole = isinstance(mask, dict) and mask.get("size") is not None and "counts" in mask
             if whole and [*mask["size"]] != size:
                 raise ValueError(f"an RLE of size {mask['size']} in an image of {size[0]} x {size[1]}")
         load(self, results)

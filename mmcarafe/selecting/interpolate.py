@@ -159,7 +159,8 @@ class Answer(NamedTuple):
         Of one cell in the middle of zeros, CARAFE's average of 5 x 5 leaves a 25th.
         """
         last = tuple(-(-n // self.scale) for n in size)
-        if any(n > wanted for n, wanted in zip(x.shape[2:], last, strict=True)):  # no room for the upsampler
+        room = all(n <= wanted for n, wanted in zip(x.shape[2:], last, strict=True))
+        if not room or tuple(x.shape[2:]) == size:
             return interpolate(unused(self.upsample, x), size)
         out = self.upsample(interpolate(x, last))
         return out if tuple(out.shape[2:]) == size else interpolate(out, size)

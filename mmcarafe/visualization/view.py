@@ -200,7 +200,7 @@ def look(model: nn.Module, inputs: Tensor, sample: BaseDataElement) -> list[View
         # mmdet's padded size, that of mmsegmentation where it pads, and the image's own
         padded = (result.metainfo.get(name) for name in ("batch_input_shape", "pad_shape"))
         size = next((known for known in padded if known), inputs.shape[1:])
-        box = roi or _map_box(call, size[:2])
+        box = roi or _map_box(call, size[:2], is_pooled(model, call))
         views.append(View(name, image, call.chain(), 0, box, scale_factor, roi is not None))
     return numbered(views)
 
@@ -250,9 +250,19 @@ def _roi_box(order: int, call: Reassembly, rois: list[tuple[int, Tensor, torch.S
     return tuple(boxes[0, 1:].tolist()) if same else None
 
 
-def _map_box(call: Reassembly, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def is_pooled(model: nn.Module, call: Reassembly) -> bool:
+    """Tell whether a call is of a pooling pyramid, whose maps are resized to the whole image."""
+    owner, _, index = call.name.rpartition(".upsample_modules.")
+    steps = getattr(model.get_submodule(owner), "_steps", ())
+    # an upsampler of one's own may have the CARAFE module inside
+    return any(step.pooled and str(step.module) == index.partition(".")[0] for step in steps if step)
+
+
+def _map_box(call: Reassembly, size: tuple[int, int], pooled: bool) -> tuple[float, float, float, float]:
     """Return the area of the finest output over an input of ``size``; an odd map reaches over its edge."""
     rows, columns = call.kernels.shape[2:]
+    if pooled:
+        return 0, 0, size[1], size[0]
     # of the larger of the two maps, whose sides are rounded less
     finer = call.features if call.downsamples else call.kernels
     stride = max(1, round(max(size) / max(finer.shape[2:]))) * (call.scale if call.downsamples else 1)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recorded kernels are the ones that ran, and a trace is what the output pixel is made of."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -91,9 +92,10 @@ def test_a_module_shared_by_levels_is_recorded_each_time():
         (lambda x: x[..., ::2, ::2], False),
         (lambda x: x[:1], False),
         (lambda x: x[:, [1, 0, 3, 2]], False),
+        (lambda x: x[:, np.arange(4), :, :], False),
         (lambda x: torch.add(torch.zeros_like(x), x, alpha=0.5), False),
     ],
-    ids=["crop and add", "ellipsis", "add", "shift", "stride", "image", "channels", "scaled"],
+    ids=["crop and add", "ellipsis", "add", "shift", "stride", "image", "channels", "array", "scaled"],
 )
 def test_calls_are_linked_by_crops_and_sums_alone(between, linked):
     first, second = CARAFE(4), CARAFE(4)

@@ -38,3 +38,21 @@ def test_what_an_optimizer_counts_is_no_setting(tmp_path):
     optimizer["optimizer"]["lr"] = 0.1
     with pytest.raises(InputError, match=r"the optimizer has lr 0\.2 \(config: 0\.1\)"):
         check_fit(tiny_runner(tmp_path, optimizer=optimizer), path, read_checkpoint(path))
+
+
+class Wrapping(SGD):
+    """Hands its settings on."""
+
+    def __init__(self, params, **settings):
+        super().__init__(params, **settings)
+
+
+def test_settings_that_an_optimizer_hands_on_are_compared(tmp_path):
+    OPTIMIZERS.register_module(module=Wrapping)
+    optimizer = dict(optimizer=dict(type="Wrapping", lr=0.2, momentum=0.5))
+    tiny_runner(tmp_path, optimizer=optimizer).train()
+    path = str(tmp_path / "epoch_1.pth")
+    check_fit(tiny_runner(tmp_path, optimizer=optimizer), path, read_checkpoint(path))
+    optimizer["optimizer"]["momentum"] = 0.9
+    with pytest.raises(InputError, match=r"the optimizer has momentum 0\.5 \(config: 0\.9\)"):
+        check_fit(tiny_runner(tmp_path, optimizer=optimizer), path, read_checkpoint(path))

@@ -2,7 +2,9 @@
 """check_dataset.py takes of a config what training builds of it, in whatever form it is written."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import mmdet
 import pytest
 from broken_data import CLASSES, masked, sound
 from commands import CONFIG
@@ -171,3 +173,14 @@ def test_files_of_other_fields_are_not_checked(kind):
     data_set = {"train_dataloader.dataset.type": kind}
     with pytest.raises(InputError, match=rf"train_dataloader\.dataset is a {kind}, whose files have other"):
         read_settings(read_config(str(CONFIG), data_set))
+
+
+def test_weights_are_not_read(tmp_path):
+    teacher = Path(mmdet.__file__).parent / ".mim/configs/gfl/gfl_r50_fpn_1x_coco.py"
+    (tmp_path / "student.py").write_text(
+        "_base_ = 'mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py'\n"
+        f"model = dict(teacher_config={str(teacher)!r}, teacher_ckpt='none.pth')\n"
+        f"train_dataloader = dict(dataset=dict(_delete_=True, **{coco()}))\n"
+    )
+    found = [kind for kind, _ in read_settings(read_config(str(tmp_path / "student.py"))).problems]
+    assert "class-count" in found, "of 80 classes, which the data set does not have"

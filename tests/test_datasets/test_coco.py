@@ -7,6 +7,8 @@ import pytest
 import torch
 from mmdet import datasets, evaluation
 from mmdet.registry import DATASETS, METRICS, TRANSFORMS
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
 
 import mmcarafe.models  # noqa: F401  registers everything
 from mmcarafe.errors import AnnotationError, DataError
@@ -184,10 +186,43 @@ def test_labels_that_are_not_their_classes_are_warned_of(tmp_path, categories, s
     assert not said or said in warnings[0]
 
 
-def test_an_evaluator_with_another_file_is_told_so_before_the_evaluation(tmp_path):
+def test_an_evaluator_with_another_file_is_told_so(tmp_path):
     path = write(tmp_path, SOUND | dict(images=[IMAGE | dict(id=2)], annotations=[]))
-    with pytest.raises(DataError, match=rf"annotations {path}, which .*, are without image id 1"):
+    with pytest.raises(DataError, match=rf"annotations {path}, which .* without 1 images .*first: id 1\)"):
         evaluate(path)
+    assert evaluate(path, format_only=True, outfile_prefix=str(tmp_path / "out")) == {}
+    assert (tmp_path / "out.bbox.json").is_file()
+
+
+def test_each_of_several_data_sets_has_a_metric_of_its_own(tmp_path):
+    sets = []
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        entry = OBJECT | dict(image_id=number)
+        content = SOUND | dict(images=[IMAGE | dict(id=number)], annotations=[entry])
+        sets.append(dataset(write(tmp_path / str(number), content), test_mode=True))
+    metrics = [dict(type="mmdet.CocoMetric", ann_file=each.ann_file) for each in sets]
+    evaluator = evaluation.MultiDatasetsEvaluator(metrics, dataset_prefixes=["one", "two"])
+    evaluator.dataset_meta = dict(classes=("disk",), cumulative_sizes=[1, 2])
+    for number in (1, 2):
+        sample = DetDataSample(metainfo=dict(img_id=number, ori_shape=(10, 12)))
+        sample.pred_instances = InstanceData(
+            bboxes=torch.tensor([[2.0, 2, 8, 6]]), scores=torch.ones(1), labels=torch.tensor([0])
+        )
+        evaluator.process([sample])
+    found = evaluator.evaluate(2)
+    assert [found[f"{name}/coco/bbox_mAP"] for name in ("one", "two")] == [1, 1]
+
+
+def test_a_data_set_that_reads_files_of_its_own_is_left_alone():
+    class Lines(DATASETS.get("mmdet.CocoDataset")):
+        def load_data_list(self):
+            self.cat_ids, self.cat2label = [3], {3: 0}
+            entry = dict(raw_img_info=IMAGE | dict(img_id=1), raw_ann_info=[OBJECT])
+            return [self.parse_data_info(entry)]
+
+    made = Lines(metainfo=dict(classes=("disk",)), data_prefix=dict(img="img"))
+    assert made[0]["instances"][0]["bbox_label"] == 0
 
 
 def test_proposals_are_evaluated_where_crowds_are_told(tmp_path):

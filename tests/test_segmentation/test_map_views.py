@@ -17,6 +17,7 @@ from mmcarafe.apis.libraries import build_model
 from mmcarafe.engine import CARAFEVisualizationHook
 from mmcarafe.errors import InputError
 from mmcarafe.visualization import look
+from mmcarafe.visualization.view import is_pooled
 
 CONFIG = ROOT / "configs/segmentation/upernet_r50-carafe-ppm_4xb4-160k_ade20k-512x512.py"
 SMALL = {
@@ -41,6 +42,10 @@ def test_maps_of_a_pooling_pyramid_cover_the_image_whatever_its_shape():
     assert [view.calls[0].features.shape[2:] for view in views] == [(4, 8)] * 3
     assert all(view.box == (0, 0, 512, 256) for view in views)
     assert views[1].pixel(256, 128) == (4, 8)
+    # an odd level, 8 x 9: the upsampler's 8 x 10 are resized to it
+    views = look(model, torch.randint(256, (3, 256, 288), dtype=torch.uint8), sample)
+    assert [view.calls[0].kernels.shape[2:] for view in views] == [(8, 10)] * 3
+    assert all(view.box == (0, 0, 288, 256) for view in views)
 
 
 def test_windows_are_refused_before_the_training():
@@ -49,3 +54,10 @@ def test_windows_are_refused_before_the_training():
     runner = SimpleNamespace(model=build_model(cfg), cfg=cfg)
     with pytest.raises(InputError, match=r"windows of the image one by one.*leave CARAFEVisualiza"):
         CARAFEVisualizationHook().before_train(runner)
+
+
+def test_an_upsampler_of_ones_own_around_carafe():
+    call = SimpleNamespace(name="decode_head.upsample_modules.0.up")
+    model = build_model(read_config(str(CONFIG), SMALL))
+    assert is_pooled(model, call)
+    assert not is_pooled(model, SimpleNamespace(name="neck"))

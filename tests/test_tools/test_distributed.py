@@ -223,6 +223,10 @@ def test_fsdp_computes_what_ddp_does(folder):
     sharded = train(folder, "fsdp", 2, config="fsdp.py")
     assert losses(sharded) == losses(folder / "unclipped")
     assert_same_bits(weights(sharded), weights(folder / "unclipped"))
+    other = ["model.neck.upsample_cfg.up_kernel=3", "--work-dir", "tested"]
+    command = [sys.executable, ROOT / "tools/test.py", "fsdp.py", sharded / "epoch_2.pth", "--cfg-options"]
+    code, out = run([*command, *other], folder)
+    assert code == 1 and "epoch_2.pth was made by another architecture than this config builds" in out, out
     for name, processes in (("equal.py", 1), ("fsdp.py", 2)):
         command = ["bash", ROOT / "tools/dist_test.sh", name, sharded / "epoch_2.pth", processes]
         found = ["--cfg-options", "model.test_cfg.rcnn.score_thr=0.0"]  # whatever has learnt so little

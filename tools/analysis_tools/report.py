@@ -19,6 +19,7 @@ from rich.table import Table
 
 from mmcarafe.apis.config import load_config
 from mmcarafe.apis.inferencer import Inferencer
+from mmcarafe.checkpoint.state_dict import read_local
 from mmcarafe.datasets.configured import check_data
 from mmcarafe.errors import InputError
 from mmcarafe.utils.cli import run
@@ -44,13 +45,20 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def newest_metrics(work_dir: Path, checkpoint: Path) -> tuple[dict, Path]:
-    """Return the metrics of a checkpoint's newest evaluation below a work directory, and their file."""
+def newest_metrics(work_dir: Path, checkpoint: Path, steps: set[int]) -> tuple[dict, Path]:
+    """Return the metrics of a checkpoint's newest evaluation below a work directory, and their file.
+
+    Args:
+        work_dir (Path): where train.py and test.py wrote.
+        checkpoint (Path): of the training.
+        steps (set[int]): its epoch and its iteration, one of which a training's log has beside metrics.
+    """
     for path in sorted(work_dir.rglob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True):
         for line in reversed(path.read_text(encoding="utf-8").splitlines()):
             if line.startswith("{") and '"coco/' in line:  # of mmengine's log; others are indented
                 metrics = json.loads(line)
-                if is_of(metrics, path, checkpoint):
+                tested = loaded_by(path) == checkpoint.name and "step" not in metrics
+                if tested or metrics.get("step") in steps:
                     return metrics, path
     raise InputError(
         f"no evaluation of {checkpoint} found below {work_dir}; run tools/test.py with --work-dir "
@@ -58,13 +66,12 @@ def newest_metrics(work_dir: Path, checkpoint: Path) -> tuple[dict, Path]:
     )
 
 
-def is_of(metrics: dict, path: Path, checkpoint: Path) -> bool:
-    """Tell whether metrics in one of mmengine's logs are a checkpoint's."""
-    if "step" in metrics:  # of a training: the number of its epoch or iteration
-        return checkpoint.stem.endswith(f"_{metrics['step']}")
-    config = path.parent / "vis_data/config.py"
-    loaded = re.search(r"^load_from = ['\"](.+)['\"]$", config.read_text(encoding="utf-8"), re.M)
-    return loaded is not None and Path(loaded[1]).name == checkpoint.name
+def loaded_by(log: Path) -> str | None:
+    """Return the name of the checkpoint that the run of a log loaded, which the config beside it has."""
+    config = log.parent / "vis_data/config.py"
+    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    found = re.search(r"^load_from = ['\"](.+)['\"]$", text, re.M)
+    return Path(found[1]).name if found else None
 
 
 def draw(cfg: Config, config: str, checkpoint: str, path: Path, images: int, score_thr: float) -> None:
@@ -99,7 +106,9 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"{work_dir} holds no checkpoint; train first with --work-dir {work_dir}")
     # mmengine wrote an absolute path; the folder may have moved since
     checkpoint = str(work_dir / Path(last.read_text().strip()).name)
-    metrics, metrics_file = newest_metrics(work_dir, Path(checkpoint))
+    meta = read_local(checkpoint).get("meta", {})
+    steps = {meta.get("epoch"), meta.get("iter")} - {None}
+    metrics, metrics_file = newest_metrics(work_dir, Path(checkpoint), steps)
     picture = work_dir / "predictions.png"
     draw(cfg, args.config, checkpoint, picture, args.images, args.score_thr)
 
