@@ -94,7 +94,7 @@ def test_exif_that_is_cut_off_ends_no_check(tmp_path):
 def test_an_rle_of_an_image_of_another_size_is_refused(tmp_path):
     write(tmp_path, OBJECTS["rle-not-polygon"][0], IMAGES["image-size"][0])
     for does in (train, evaluate):
-        with pytest.raises(AnnotationError, match=r"of image .*first.png \(image id 1\) .*same shape"):
+        with pytest.raises(AnnotationError, match=r"of image .*first.png \(image id 1\) .*an RLE of size"):
             does(tmp_path)
 
 

@@ -6,11 +6,32 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from commands import TOOLS, free_port
+from launch import first_failure
 
 SLEEPER = "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(60)"
+
+
+def failures(*those: tuple[int, int]) -> dict[int, SimpleNamespace]:
+    return {rank: SimpleNamespace(exitcode=code, timestamp=at) for rank, (code, at) in enumerate(those)}
+
+
+@pytest.mark.parametrize(
+    ("those", "rank"),
+    [
+        ([(1, 7), (-9, 7)], 1),  # 0 lost the connection to 1
+        ([(1, 7), (-9, 8)], 1),  # in the next second
+        ([(1, 7), (-9, 40)], 0),  # 1 did not heed SIGTERM
+        ([(1, 7), (-15, 7)], 0),  # which torchrun sent
+        ([(1, 9), (1, 7)], 1),
+    ],
+    ids=str,
+)
+def test_the_process_that_failed_first(those, rank):
+    assert first_failure(failures(*those))[0] == rank
 
 
 @pytest.mark.slow
