@@ -20,6 +20,8 @@ if ! "$PYTHON" -c 'import mmdet' 2>/dev/null; then
     tests=tests/test_ops
 fi
 workers=()
-if "$PYTHON" -c 'import xdist' 2>/dev/null; then workers=(-n 4 --dist loadfile); fi  # each kernel takes half a second to compile
+if "$PYTHON" -c 'import xdist' 2>/dev/null; then
+    workers=(-n auto --maxprocesses 16 --dist worksteal)  # most of the time goes into compiling kernels, on the CPU
+fi
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 exec "$PYTHON" -m pytest -m "needs_cuda or uses_cuda" "${workers[@]}" "$tests" "$@"

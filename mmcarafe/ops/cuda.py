@@ -19,13 +19,6 @@ from .carafe_downsample import DOWNSAMPLE_KERNELS
 _log = logging.getLogger("mmcarafe")
 _lib = Library("mmcarafe", "IMPL", "CUDA")
 
-# Tried from left to right. mmcv needs copies in float32 to sum half precision well, so it is second there.
-ORDER = {
-    torch.float32: ("mmcv", "triton", "reference"),
-    torch.float16: ("triton", "mmcv", "reference"),
-    torch.bfloat16: ("triton", "mmcv", "reference"),
-}
-
 
 class Implementation(NamedTuple):
     """Its ops by name, and a function that says why they cannot serve a call, or None if they can.
@@ -47,9 +40,10 @@ def _of(module, downsampling: dict[str, Callable] | None = None) -> Implementati
     return Implementation(kernels | (downsampling or {}), module.why_not)
 
 
+# Tried in this order for float32 and half precision; float64 is the reference's alone.
 IMPLEMENTATIONS = {
-    "mmcv": _of(mmcv_backend),
     "triton": _of(triton_backend, triton_backend.DOWNSAMPLE_KERNELS),
+    "mmcv": _of(mmcv_backend),
     "reference": Implementation(DEFAULT_KERNELS | DOWNSAMPLE_KERNELS, lambda *args: None),
 }
 _named = [os.environ.get("MMCARAFE_CUDA") or None]
@@ -76,7 +70,7 @@ def choose(op: str, tensors: tuple[Tensor, ...], k: int, groups: int, scale: int
             )
         return name
     reasons, name = [], "reference"
-    for name in ORDER.get(tensors[0].dtype, ("reference",)):
+    for name in IMPLEMENTATIONS if tensors[0].dtype in triton_backend.DTYPES else ("reference",):
         if op not in IMPLEMENTATIONS[name].kernels:
             continue
         reason = IMPLEMENTATIONS[name].why_not(op, tensors, k, groups, scale)

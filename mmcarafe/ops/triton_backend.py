@@ -7,21 +7,19 @@ gradient is summed, so what is tuned may differ in the last bits from machine to
 """
 
 import os
-import threading
-from collections.abc import Callable
 from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import triton_dot_backend, triton_starting
 from .outputs import empty_carafe, empty_grad_features, empty_grad_masks
 
 MIN_TRITON = (3, 4)  # the oldest that was tried
 MAX_ACCUMULATORS = 100  # registers a thread of the masks' gradient may sum in
 LANE = 4  # adjacent channels that one of its threads adds up
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_STARTING = threading.Lock()
 
 
 class Tile(NamedTuple):
@@ -81,6 +79,10 @@ def carafe(features: Tensor, masks: Tensor, k: int, groups: int, scale: int, dow
 
     out = empty_carafe(features, masks, k, groups, scale)
     if out.numel():
+        if not down and triton_dot_backend.launch(
+            "carafe", (features, masks, out), features.shape, (k, groups, scale)
+        ):
+            return out
         layout = _Layout.of(features, (out,) if down else (masks, out), scale)
         args = layout.arguments(features, masks, out, larger=(False, not down, True))
         constants = dict(SUB=_subpixels(scale), DOWN=down)
@@ -97,6 +99,10 @@ def grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int, 
 
     out = empty_grad_features(grad, masks, k, groups, scale)
     if out.numel():
+        if not down and triton_dot_backend.launch(
+            "grad_features", (grad, masks, out), out.shape, (k, groups, scale)
+        ):
+            return out
         layout = _Layout.of(grad, (grad,) if down else (grad, masks), scale)
         args = layout.arguments(grad, masks, out, larger=(True, not down, False))
         constants = dict(ROWS=3 if k <= 5 else 2 if k <= 9 else 1, DOWN=down)
@@ -109,8 +115,12 @@ def grad_masks(grad: Tensor, features: Tensor, k: int, groups: int, scale: int, 
     from .triton_kernels import grad_masks_kernel
 
     out = empty_grad_masks(grad, features, k, groups, scale)
-    scale, stride = (1, scale) if down else (scale, 1)
     if out.numel():
+        if not down and triton_dot_backend.launch(
+            "grad_masks", (grad, features, out), features.shape, (k, groups, scale)
+        ):
+            return out
+        scale, stride = (1, scale) if down else (scale, 1)
         layout = _Layout.of(grad, (grad, out), scale)
         args = layout.arguments(grad, features, out, larger=(True, False, True))
         sub, (N, C, H, W) = _subpixels(scale), grad.shape
@@ -211,13 +221,4 @@ def _launch(kernel, name: str, layout: _Layout, shape, args: list, constants: di
         kernel = _tuned(kernel, name, layout.c_axis, (N * H * W).bit_length() // 4, direction)
     else:
         constants |= tile._asdict()
-    _call(kernel, grid, (*args, H, W, cpg), constants)
-
-
-def _call(kernel, grid: Callable[[dict], tuple[int]], args: tuple, constants: dict) -> None:
-    """Start a kernel; all are started here, one at a time.
-
-    Triton compiles, loads and times kernels without locks, and autograd has a thread for each GPU.
-    """
-    with _STARTING:
-        kernel[grid](*args, **constants)
+    triton_starting.start(kernel, grid, (*args, H, W, cpg), constants)

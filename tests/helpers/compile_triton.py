@@ -4,7 +4,7 @@
     python compile_triton.py '["cuda", 90, 32]' '[{"shape": [1, 256, 100, 168], "k": 5, ...}, ...]'
 
 Runs the launchers with kernels that are compiled in place of started; prints a JSON list with one entry for
-each kernel: the assembler's report, the widths of global loads and stores, the size of the binary.
+each kernel: the assembler's report, the widths of global loads, stores and copies, the size of the binary.
 """
 
 import json
@@ -18,7 +18,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from mmcarafe.ops import triton_backend
+from mmcarafe.ops import triton_backend, triton_dot_backend, triton_starting
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -59,6 +59,9 @@ def report(name: str, case: dict, kernel, target: GPUTarget) -> dict:
     if target.backend == "cuda":
         ptx = kernel.asm["ptx"]
         found |= assembler_report(kernel.asm["cubin"])
+        found["copies"] = sorted(
+            {int(size, 0) for size in re.findall(r"cp\.async\S+ \[.*?\], \[.*?\], (\w+)", ptx)}
+        )
         found["vectors"] = sorted(set(re.findall(r"ld\.global\S*\.(v[24]\.b\d+)", ptx)))
         found["stores"] = sorted(set(re.findall(r"st\.global\S*\.(v[24]\.b\d+)", ptx)))
         found["binary"] = len(kernel.asm["cubin"])
@@ -77,7 +80,7 @@ def compile_case(case: dict, target: GPUTarget) -> list[dict]:
         compiled = kernel.warmup(*args, grid=(1,), **constants)
         found.append(report(kernel.fn.__name__, case, compiled, target))
 
-    triton_backend._call = compile_only
+    triton_starting.start = compile_only
     for key, tiles in TILES.items():
         triton_backend.TILES[key] = tiles[case.get("tile", 0) :] or tiles
     memory_format = getattr(torch, case["memory_format"])
@@ -107,4 +110,6 @@ def compile_case(case: dict, target: GPUTarget) -> list[dict]:
 if __name__ == "__main__":
     gpu = GPUTarget(*json.loads(sys.argv[1]))
     triton.runtime.driver.set_active(Driver(gpu))
+    if gpu.backend != "cuda":
+        triton_dot_backend.TILES.clear()  # as on such a GPU
     print(json.dumps([entry for case in json.loads(sys.argv[2]) for entry in compile_case(case, gpu)]))

@@ -11,7 +11,7 @@ from samples import DOWNSAMPLES, SAMPLES, TOLERANCE, Downsample, Sample, assert_
 from samples import TRITON_DEVICE as DEVICE
 from sweep import REFERENCE, Ops, check, sweep
 
-from mmcarafe.ops import reference, triton_backend
+from mmcarafe.ops import reference, triton_backend, triton_dot_backend, triton_starting
 from mmcarafe.ops.carafe_downsample import DOWNSAMPLE_KERNELS
 
 pytest.importorskip("triton", reason="Triton, an optional requirement, is not installed")
@@ -59,6 +59,47 @@ def test_output_and_gradients_equal_the_loop(sample, dtype, memory_format):
     for actual, expected in zip(run(type(sample), *tensors, sample.args), sample.expected(), strict=True):
         assert actual.dtype == dtype
         assert_close(actual.cpu(), expected)
+
+
+@every_format
+@pytest.mark.parametrize("sample", SAMPLES[:2], ids=str)
+def test_output_and_gradients_without_tensor_cores_equal_the_loop(sample, memory_format, plain):
+    tensors = [t.contiguous(memory_format=memory_format) for t in sample.tensors(torch.float32, DEVICE)]
+    for actual, expected in zip(run(Sample, *tensors, sample.args), sample.expected(), strict=True):
+        assert_close(actual.cpu(), expected)
+
+
+CONTIGUOUS, CHANNELS_LAST = FORMATS.values()
+P4 = dict(shape=(1, 256, 50, 84), k=5, scale=2, dtype=torch.float32, memory_format=CONTIGUOUS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "dot"),
+    [
+        ({}, True),
+        (dict(memory_format=CHANNELS_LAST), False),
+        (dict(dtype=torch.bfloat16), True),
+        (dict(dtype=torch.float16, memory_format=CHANNELS_LAST, k=9, scale=1), True),
+        (dict(dtype=torch.float16, k=11), False),
+        (dict(k=7), False),
+        (dict(scale=3), False),
+        (dict(scale=4), False),
+        (dict(shape=(1, 2, 2**14, 2**14)), False),  # offsets in a tile of the target are past 32 bits
+    ],
+    ids=str,
+)
+def test_which_calls_go_to_tensor_cores(changes, dot, monkeypatch):
+    shape, k, scale, dtype, memory_format = (P4 | changes).values()
+    N, C, H, W = shape
+
+    def empty(channels, s):
+        t = torch.empty(N, channels, s * H, s * W, dtype=dtype, device="meta")
+        return t.to(memory_format=memory_format)
+
+    started = []
+    monkeypatch.setattr(triton_starting, "start", lambda kernel, *args: started.append(kernel.__name__))
+    run(Sample, empty(C, 1), empty(k * k, scale), empty(C, scale), (k, 1, scale))
+    assert started == [f"{name}_dot_kernel" if dot else f"{name}_kernel" for name in KERNELS]
 
 
 @every_kind
@@ -160,13 +201,19 @@ def test_nan_and_inf_spoil_what_reads_them_when_downsampling(k):
         assert not wanted.isfinite().all() and wanted.isfinite().any()
 
 
+@pytest.fixture
+def plain(monkeypatch):
+    """Leaves every call to the kernels without matrix products."""
+    monkeypatch.setattr(triton_dot_backend, "TILES", {})
+
+
 TILES = [(name, axis, i) for (name, axis), tiles in triton_backend.TILES.items() for i in range(len(tiles))]
 
 
 @pytest.mark.slow
 @every_kind
 @pytest.mark.parametrize(("name", "axis", "i"), TILES)
-def test_every_tile_that_may_be_chosen_computes_the_same(name, axis, i, kind, monkeypatch):
+def test_every_tile_that_may_be_chosen_computes_the_same(name, axis, i, kind, plain, monkeypatch):
     sample = kind(1, 70, 2, 7, k=3, groups=1, scale=2)
     monkeypatch.setitem(triton_backend.TILES, (name, axis), triton_backend.TILES[name, axis][i : i + 1])
     memory_format = list(FORMATS.values())[axis]
@@ -200,7 +247,7 @@ def test_an_image_beyond_32_bits_is_read_and_written_in_place(kind, monkeypatch)
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="times are made up, as the interpreter has none")
-def test_tiles_chosen_by_timing_compute_the_same(monkeypatch):
+def test_tiles_chosen_by_timing_compute_the_same(plain, monkeypatch):
     """Autotuning with a clock that finds the last tile the fastest: all are run, and the last is used."""
     triton = pytest.importorskip("triton")
     calls, configs = [], []
@@ -230,7 +277,7 @@ def test_tiles_chosen_by_timing_compute_the_same(monkeypatch):
 
 
 @pytest.mark.needs_cuda
-def test_tiles_timed_on_a_gpu_compute_the_same(monkeypatch):
+def test_tiles_timed_on_a_gpu_compute_the_same(plain, monkeypatch):
     monkeypatch.setenv("MMCARAFE_TRITON_AUTOTUNE", "1")
     triton_backend._tuned.cache_clear()
     tensors = SAMPLE.tensors(torch.float32, DEVICE)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls the Triton kernels for tensor cores where they can serve a call and are the faster ones."""
+
+from math import gcd
+from operator import mul
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import triton_starting
+
+
+class Tile(NamedTuple):
+    """Rows of source pixels and channels of a program, its warps, and loads that are under way at once."""
+
+    ROWS: int
+    BC: int
+    num_warps: int
+    STAGES: int
+
+
+# [kernel, axis of the channels in memory, bytes of an element]: where these were the faster ones on an H200
+TILES = {
+    ("carafe", 0, 2): Tile(2, 128, 4, 3),
+    ("carafe", 1, 2): Tile(2, 64, 4, 3),
+    ("carafe", 0, 4): Tile(2, 64, 2, 3),
+    ("grad_features", 0, 2): Tile(4, 128, 4, 3),
+    ("grad_features", 1, 2): Tile(4, 128, 4, 3),
+    ("grad_features", 0, 4): Tile(4, 128, 4, 3),
+    ("grad_masks", 0, 2): Tile(2, 32, 4, 3),
+    ("grad_masks", 1, 2): Tile(2, 64, 4, 2),
+    ("grad_masks", 0, 4): Tile(2, 32, 4, 3),
+}
+X = 8  # source pixels in a row of a program
+KERNEL_SIZES = {
+    2: (3, 5, 7, 9),
+    4: (3, 5),
+}  # by bytes: X pixels reach 2 * X columns; float32 runs out of registers
+SCALES = (1, 2)  # of 3 a program would not have a power of 2 of pixels, of 4 too many
+
+
+def launch(name: str, tensors: tuple[Tensor, ...], shape, sizes: tuple[int, int, int]) -> bool:
+    """Start the kernel of an op that makes the last of the tensors of the others; False where none is fit.
+
+    ``shape`` is that of the features, ``sizes`` are kernel_size, group_size and scale_factor.
+    """
+    first, (N, C, H, W), (k, groups, scale) = tensors[0], shape, sizes
+    size = first.element_size()
+    tile = TILES.get((name, int(first.stride(1) < first.stride(3)), size))
+    if not tile or k not in KERNEL_SIZES[size] or scale not in SCALES or not _has_tensor_cores(first):
+        return False
+    rows, bc = tile.ROWS, max(16, min(tile.BC, 1 << (C // groups - 1).bit_length()))
+    # channels, rows and columns that offsets in a tile span, those of rows above and below it too
+    span = max(bc, k * k), (rows + k) * scale, 2 * X * scale
+    if any(sum(map(mul, span, t.stride()[1:])) >= 2**31 for t in tensors):
+        return False
+    import triton
+
+    from . import triton_dot_kernels
+
+    unit = gcd(8, W, *(s for t in tensors for s in t.stride()[:3]))
+    args = [x for t in tensors for x in (t, (*(s // unit for s in t.stride()[:3]), t.stride(3)))]
+    constants = dict(G=groups, K=k, S=scale, A=unit, X=X) | tile._asdict() | dict(BC=bc)
+    constants["PRECISION"] = "tf32x3" if first.dtype == torch.float32 else "ieee"
+    blocks = N * groups * -(-H // rows) * -(-W // X)
+    if name != "grad_masks":
+        blocks *= -(-C // groups // bc)
+    kernel = getattr(triton_dot_kernels, f"{name}_dot_kernel")
+    constants["WIDEN"] = not isinstance(kernel, triton.JITFunction)
+    triton_starting.start(kernel, lambda meta: (blocks,), (*args, H, W // unit, C // groups), constants)
+    return True
+
+
+def _has_tensor_cores(t: Tensor) -> bool:
+    """Tell whether a tensor's device has them for every dtype; Triton's interpreter computes the same."""
+    if torch.version.hip is not None:
+        return False  # not tried
+    return not t.is_cuda or torch.cuda.get_device_capability(t.device) >= (8, 0)
