@@ -111,6 +111,19 @@ def test_inputs_in_turn_are_larger_than_twice_the_cache(data):
         assert r["sets"] * gpu.moved_bytes(call) > 2 * 4000
 
 
+@pytest.mark.parametrize(("ms", "count"), [(0.1, 14), (9.0, 3), (500.0, 1)])
+def test_slow_calls_are_repeated_less(ms, count, monkeypatch):
+    between = []
+    monkeypatch.setattr(Processor, "milliseconds", lambda self, calls: between.append(len(calls)) or ms)
+    device = Processor()
+    inputs = Inputs.draw(SMALL, "contiguous", False)
+    calls = [Call(rows.ROWS["nearest"].make(inputs), rows.ROWS["nearest"], inputs)] * 3
+    replayed, called = device.clocks(calls)
+    between.clear()
+    assert replayed() == called() == pytest.approx(ms / (3 * count))
+    assert between == [count, 3 * count]  # graphs of three calls, and calls
+
+
 def test_bytes_count_each_tensor_once_in_each_pass():
     i = Inputs.draw((1, 8, 6, 5), "contiguous", False)
     x, m, out = (4 * n for n in (8 * 30, 25 * 120, 8 * 120))
@@ -130,8 +143,9 @@ def test_rows_run_in_turn_after_two_rounds_of_warming_up():
     calls = {name: [Call(lambda _, name=name: called.append(name), row, inputs)] * 30 for name in "ab"}
     processor.started = 0
     times = in_turn(processor, calls, 3)
-    assert processor.started == 2 * 2 * (3 + 2)
-    assert called == (["a"] * 120 + ["b"] * 120) * 5  # 30 twice, replayed and called
+    assert processor.started == 2 + 2 * 2 * (3 + 2)
+    assert called[:60] == ["a"] * 30 + ["b"] * 30  # to find out how long they take
+    assert called[60:] == (["a"] * 120 + ["b"] * 120) * 5  # 30 twice, replayed and called
     assert times.keys() == {"a", "b"}
 
 

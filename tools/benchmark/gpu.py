@@ -20,7 +20,9 @@ from mmcarafe.errors import InputError
 
 COPY_BYTES = 2**30
 CALL_COUNT = 40
-"""Calls of a row between two events."""
+"""Calls of a row between two events, or fewer where they take longer than LONGEST_MS."""
+
+LONGEST_MS = 20
 
 
 class Gpu:
@@ -65,7 +67,8 @@ class Gpu:
         steps = [partial(run, call) for call in calls]
         # larger outputs do not stay in the cache anyway
         graph = self.captured(steps, keep=len(calls) * calls[0].inputs.output_bytes < 8 * self.facts["l2"])
-        repeats = ceil(CALL_COUNT / len(calls))  # so that starting a graph takes no part of the time
+        # so many that starting a graph takes no part of the time
+        repeats = ceil(min(CALL_COUNT / len(calls), LONGEST_MS / self.milliseconds([graph])))
         count = repeats * len(calls)
         return [lambda c=c: self.milliseconds(c * repeats) / count for c in ([graph], steps)]
 

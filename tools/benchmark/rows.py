@@ -30,7 +30,7 @@ PEERS = ("none", "replaced", "eager", "compiled")
 """Kinds of rows that the operator is compared with, each with those before it."""
 
 COMPILED_SHAPE = "P3"
-"""Compiling takes minutes: on a CPU once, for the shape of the aims."""
+"""Compiling takes minutes: once, for the shape of the aims."""
 
 MAX_FEATURES = 6 * 10**6
 """Elements of the features up to which forms that unfold are run: they hold k*k copies of the map."""
@@ -156,11 +156,11 @@ def rows_of(
     device: str, first: Inputs, peers: str, shape: str, layout: str
 ) -> tuple[dict[str, Row], dict[str, str]]:
     """Return the rows to time on inputs like these, by name, and why others are left out."""
+    # forms in plain PyTorch are for contiguous maps
+    most = "compiled" if shape == COMPILED_SHAPE else "eager"
+    peers = min(peers, most if layout == "contiguous" else "replaced", key=PEERS.index)
     if device == "cpu":
         ours = {name: form(operator, implementation=name) for name in implementations("cpu")}
-        # forms in plain PyTorch are for contiguous maps
-        most = "replaced" if layout != "contiguous" else "compiled" if shape == COMPILED_SHAPE else "eager"
-        peers = min(peers, most, key=PEERS.index)
     else:
         fast = [name for name in implementations("cuda") if name != "reference"]
         ours = {
