@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls the Triton kernels: which tile for which layout, and when they cannot be used.
 
-``MMCARAFE_TRITON_AUTOTUNE=1`` makes Triton time the tiles of :data:`TILES` at the first call of each kind and
-keep the fastest. Without it the first tile of each list is used: a tile fixes the order in which the masks'
-gradient is summed, so what is tuned may differ in the last bits from machine to machine.
+What tensor cores compute faster is left to :mod:`.triton_dot_backend`. ``MMCARAFE_TRITON_AUTOTUNE=1`` makes
+Triton time the tiles of :data:`TILES` at the first call of each kind and keep the fastest. Without it the
+first tile of each list is used: a tile fixes the order in which the masks' gradient is summed, so what is
+tuned may differ in the last bits from machine to machine.
 """
 
 import os

@@ -104,7 +104,7 @@ def carafe_dot_kernel(
         b_x = tl.load(p_x + d * x_h + o_x, mask=ok_c & ok_x[None, :] & ok_y, other=0.0)
         ok_d = ok_m & (d - r <= R) & (r - d <= R) & ok_y
         b_m = tl.load(p_m + (d + R) * K * m_c + o_m, mask=ok_d, other=0.0)
-        spoilt += b_x.to(tl.float32) * 0
+        spoilt += b_x.to(tl.float32) * 2.0 * 0.0  # TF32 rounds the largest to infinity
         if WIDEN:
             b_x, b_m = b_x.to(tl.float32), b_m.to(tl.float32)
         acc = tl.dot(b_x, b_m, acc, input_precision=PRECISION)
@@ -179,7 +179,7 @@ def grad_features_dot_kernel(
         b_g = tl.load(p_g + a * g_h + o_g, mask=ok_c & ok_x[None, :] & ok_y, other=0.0)
         ok_d = ok_m & (d - r <= R)[None, :] & (r - d <= R)[None, :] & ok_y
         b_m = tl.load(p_m + ((R - d) * K * m_c + a * m_h) + o_m, mask=ok_d, other=0.0)
-        spoilt += b_g.to(tl.float32) * 0
+        spoilt += b_g.to(tl.float32) * 2.0 * 0.0
         if WIDEN:
             b_g, b_m = b_g.to(tl.float32), b_m.to(tl.float32)
         acc = tl.dot(b_g, b_m, acc, input_precision=PRECISION)

@@ -24,6 +24,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
 TILES = dict(triton_backend.TILES)
+DOT_TILES = triton_dot_backend.TILES
 
 
 class Driver:
@@ -81,6 +82,7 @@ def compile_case(case: dict, target: GPUTarget) -> list[dict]:
         found.append(report(kernel.fn.__name__, case, compiled, target))
 
     triton_starting.start = compile_only
+    triton_dot_backend.TILES = DOT_TILES if case.get("dot", True) and target.backend == "cuda" else {}
     for key, tiles in TILES.items():
         triton_backend.TILES[key] = tiles[case.get("tile", 0) :] or tiles
     memory_format = getattr(torch, case["memory_format"])
@@ -110,6 +112,4 @@ def compile_case(case: dict, target: GPUTarget) -> list[dict]:
 if __name__ == "__main__":
     gpu = GPUTarget(*json.loads(sys.argv[1]))
     triton.runtime.driver.set_active(Driver(gpu))
-    if gpu.backend != "cuda":
-        triton_dot_backend.TILES.clear()  # as on such a GPU
     print(json.dumps([entry for case in json.loads(sys.argv[2]) for entry in compile_case(case, gpu)]))

@@ -21,10 +21,11 @@ SHARED_OF_DOT = 99 * 1024  # what the smallest GPUs with tensor cores for float3
 
 
 def case(
-    dtype="float32", memory_format="contiguous_format", shape=P3, k=5, groups=1, scale=2, down=False
+    dtype="float32", memory_format="contiguous_format", shape=P3, k=5, groups=1, scale=2, down=False, dot=True
 ) -> dict:
+    """A call; ``dot``: tensor cores may serve it."""
     sizes = dict(shape=shape, k=k, groups=groups, scale=scale, down=down)
-    return dict(dtype=dtype, memory_format=memory_format) | sizes
+    return dict(dtype=dtype, memory_format=memory_format, dot=dot) | sizes
 
 
 def of_downsampling(cases: list[dict]) -> list[dict]:
@@ -35,8 +36,11 @@ LAYOUTS = ("contiguous_format", "channels_last")
 UPSAMPLING = [case(dtype, layout) for dtype in ("float32", "float16", "bfloat16") for layout in LAYOUTS]
 USUAL = UPSAMPLING + of_downsampling(UPSAMPLING)
 FEW = UPSAMPLING[:2] + of_downsampling(UPSAMPLING[:1])
-OTHERS = [call for call in USUAL if call not in FEW]
-OF_AMPERE = [call for call in USUAL if call["dtype"] != "float16" or call["down"]]  # as wide as bfloat16
+PLAIN = [call | dict(dot=False) for call in UPSAMPLING]
+OTHERS = [call for call in USUAL if call not in FEW] + PLAIN
+OF_AMPERE = [
+    call for call in USUAL + PLAIN if call["dtype"] != "float16" or call["down"]
+]  # as wide as bfloat16
 UNUSUAL = [
     case(memory_format=layout, down=down, **other)
     for layout in LAYOUTS

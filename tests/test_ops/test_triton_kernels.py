@@ -62,9 +62,10 @@ def test_output_and_gradients_equal_the_loop(sample, dtype, memory_format):
 
 
 @every_format
+@pytest.mark.parametrize("dtype", triton_backend.DTYPES, ids=str)
 @pytest.mark.parametrize("sample", SAMPLES[:2], ids=str)
-def test_output_and_gradients_without_tensor_cores_equal_the_loop(sample, memory_format, plain):
-    tensors = [t.contiguous(memory_format=memory_format) for t in sample.tensors(torch.float32, DEVICE)]
+def test_output_and_gradients_without_tensor_cores_equal_the_loop(sample, dtype, memory_format, plain):
+    tensors = [t.contiguous(memory_format=memory_format) for t in sample.tensors(dtype, DEVICE)]
     for actual, expected in zip(run(Sample, *tensors, sample.args), sample.expected(), strict=True):
         assert_close(actual.cpu(), expected)
 
@@ -166,6 +167,11 @@ def test_half_precision_is_accumulated_in_float32(dtype, large, memory_format, k
     assert ops.grad_masks(features, first_channel, 3, 1, 1)[..., 1, 1].eq(large + 40).all()
 
 
+# numpy's, in the interpreter
+ignores_overflow = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+
+
+@ignores_overflow
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_nan_and_inf_spread_as_in_the_reference(value):
     x, m = torch.randn(1, 5, 9, 20), torch.randn(1, 25, 18, 40)
@@ -180,6 +186,16 @@ def test_nan_and_inf_spread_as_in_the_reference(value):
     ours = triton_backend.grad_features(grad.to(DEVICE), m.to(DEVICE), 5, 1, 2).cpu()
     theirs = reference.grad_features(grad, m, 5, 1, 2)
     assert torch.equal(ours.isfinite(), theirs.isfinite())
+
+
+@ignores_overflow
+def test_the_largest_features_spoil_nothing():
+    """Tensor cores round them to infinity, and infinity times zero is NaN."""
+    x, m = torch.ones(1, 1, 3, 9), torch.full((1, 9, 6, 18), 1 / 16)
+    x[0, 0, 1, 4] = torch.finfo(torch.float32).max
+    ours = triton_backend.carafe(x.to(DEVICE), m.to(DEVICE), 3, 1, 2).cpu()
+    torch.testing.assert_close(ours, reference.carafe(x, m, 3, 1, 2))
+    assert ours.isfinite().all() and ours.min() < 1
 
 
 @pytest.mark.parametrize("k", [3, pytest.param(5, marks=SLOW)])
