@@ -18,7 +18,7 @@ def implementations(device: str) -> list[str]:
     Example:
         >>> from mmcarafe.ops import implementations
         >>> implementations("cuda")
-        ['mmcv', 'triton', 'reference']
+        ['triton', 'mmcv', 'reference']
     """
     if device not in DEVICES:
         raise ValueError(f"device: expected one of {', '.join(DEVICES)}, got {device!r}")
