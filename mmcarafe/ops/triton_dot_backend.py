@@ -36,10 +36,8 @@ TILES = {
     ("grad_masks", 0, 4): Tile(2, 32, 4, 3),
 }
 X = 8  # source pixels in a row of a program
-KERNEL_SIZES = {
-    2: (3, 5, 7, 9),
-    4: (3, 5),
-}  # by bytes: X pixels reach 2 * X columns; float32 runs out of registers
+# by bytes of an element: X pixels reach 2 * X columns; of float32 a program runs out of registers earlier
+KERNEL_SIZES = {2: (3, 5, 7, 9), 4: (3, 5)}
 SCALES = (1, 2)  # of 3 a program would not have a power of 2 of pixels, of 4 too many
 # compute capabilities; elsewhere TF32 is little faster than float32, and 12 times the products are multiplied
 FAST_TF32 = {(8, 0), (9, 0), (10, 0), (10, 3)}
