@@ -17,6 +17,8 @@ Examples::
 
 import argparse
 import os
+import shlex
+import sys
 from argparse import Namespace
 from itertools import chain
 from pathlib import Path
@@ -56,6 +58,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--page", help="file whose section is rewritten, with the .json beside it")
     parser.add_argument("--from", dest="source", help="a run's benchmark.json: show it, measure nothing")
     args = parser.parse_args(argv)
+    args.options = shlex.join(sys.argv[1:] if argv is None else argv)
     if args.page and not (args.all or args.upsamplers or args.source):
         parser.error("--page needs --all or --upsamplers: the section shows every measurement")
     if args.upsamplers and args.device != "cpu":
@@ -98,7 +101,9 @@ def run_all(args: Namespace) -> dict[str, dict]:
     progress = Progress(expected + (expected_seconds_of_more(args) if "cpu" in tables else []))
     found = {}
     for table, settings in tables.items():
-        data = found[table] = dict(machine=device.facts, rounds=args.rounds, results=[], left_out=[])
+        data = found[table] = dict(
+            machine=device.facts, options=args.options, rounds=args.rounds, results=[], left_out=[]
+        )
         parts = (measure_upsamplers if table == "upsamplers" else measure)(device, settings, progress)
         for results, left_out in chain(
             parts, measure_more(device, settings, progress) if table == "cpu" else ()

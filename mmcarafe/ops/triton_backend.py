@@ -24,21 +24,22 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Tile(NamedTuple):
-    """Channels and source pixels of a program, and its warps."""
+    """Channels and source pixels of a program, its warps, and how many blocks of such channels it takes."""
 
     BC: int
     BP: int
     num_warps: int = 4
+    CB: int = 1
 
 
-# [kernel, axis of the channels in a tile]: the default first
+# [kernel, axis of the channels in memory]: the default first, which was the faster one on an H200
 TILES = {
-    ("carafe", 0): (Tile(32, 32), Tile(16, 32), Tile(16, 64), Tile(64, 32, 8)),
-    ("carafe", 1): (Tile(64, 16), Tile(64, 8), Tile(32, 16), Tile(128, 8)),
-    ("grad_features", 0): (Tile(16, 32), Tile(8, 32), Tile(32, 32, 8)),
-    ("grad_features", 1): (Tile(64, 16), Tile(128, 8), Tile(64, 32, 8)),
-    ("grad_masks", 0): (Tile(4, 32), Tile(2, 32, 2)),
-    ("grad_masks", 1): (Tile(32, 16), Tile(32, 8, 2), Tile(64, 8)),
+    ("carafe", 0): (Tile(2, 32, 2, 4), Tile(4, 32, 4, 4), Tile(1, 32, 1, 8)),
+    ("carafe", 1): (Tile(64, 8, 4, 2), Tile(128, 4, 4, 2), Tile(64, 4, 2, 2)),
+    ("grad_features", 0): (Tile(4, 32, 4, 4), Tile(2, 32, 2, 4), Tile(1, 32, 1, 4)),
+    ("grad_features", 1): (Tile(64, 8, 4, 2), Tile(32, 16, 4, 2), Tile(64, 16, 8, 2)),
+    ("grad_masks", 0): (Tile(4, 32), Tile(4, 32, 2), Tile(2, 32, 2)),
+    ("grad_masks", 1): (Tile(32, 8, 2), Tile(32, 4, 1), Tile(64, 4, 2)),
 }
 
 
@@ -84,10 +85,9 @@ def carafe(features: Tensor, masks: Tensor, k: int, groups: int, scale: int, dow
             "carafe", (features, masks, out), features.shape, (k, groups, scale)
         ):
             return out
-        layout = _Layout.of(features, (out,) if down else (masks, out), scale)
-        args = layout.arguments(features, masks, out, larger=(False, not down, True))
         constants = dict(SUB=_subpixels(scale), DOWN=down)
-        _launch(carafe_kernel, "carafe", layout, features.shape, args, constants, (k, groups, scale))
+        tensors = features, masks, out
+        _launch(carafe_kernel, "carafe", tensors, features.shape, constants, (k, groups, scale))
     return out
 
 
@@ -104,10 +104,10 @@ def grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int, 
             "grad_features", (grad, masks, out), out.shape, (k, groups, scale)
         ):
             return out
-        layout = _Layout.of(grad, (grad,) if down else (grad, masks), scale)
-        args = layout.arguments(grad, masks, out, larger=(True, not down, False))
-        constants = dict(ROWS=3 if k <= 5 else 2 if k <= 9 else 1, DOWN=down)
-        _launch(grad_features_kernel, "grad_features", layout, out.shape, args, constants, (k, groups, scale))
+        rows = 2 if scale > 2 else 3 if down else 4
+        constants = dict(ROWS=rows if k <= 5 else 2 if k <= 9 else 1, DOWN=down)
+        tensors = grad, masks, out
+        _launch(grad_features_kernel, "grad_features", tensors, out.shape, constants, (k, groups, scale))
     return out
 
 
@@ -122,14 +122,13 @@ def grad_masks(grad: Tensor, features: Tensor, k: int, groups: int, scale: int, 
         ):
             return out
         scale, stride = (1, scale) if down else (scale, 1)
-        layout = _Layout.of(grad, (grad, out), scale)
-        args = layout.arguments(grad, features, out, larger=(True, False, True))
         sub, (N, C, H, W) = _subpixels(scale), grad.shape
-        # addresses of taps take registers too: of 49 without sub-pixels some were spilt
-        most = MAX_ACCUMULATORS // (4 if down else sub)
-        constants = dict(SUB=sub, TAPS=min(k * k, most), LANE=LANE if layout.c_axis else 1, D=stride)
+        # addresses of taps take registers too, so of more than one block there are fewer in each
+        taps = MAX_ACCUMULATORS // (4 if down else sub)
+        taps = k * k if k * k <= taps else taps * 3 // 4
+        constants = dict(SUB=sub, TAPS=taps, LANE=LANE if _channels_last(grad) else 1, D=stride)
         shape = N, C, H // scale, W // scale
-        _launch(grad_masks_kernel, "grad_masks", layout, shape, args, constants, (k, groups, scale))
+        _launch(grad_masks_kernel, "grad_masks", (grad, features, out), shape, constants, (k, groups, scale))
     return out
 
 
@@ -148,26 +147,8 @@ DOWNSAMPLE_KERNELS = {
 }
 
 
-class _Layout(NamedTuple):
-    """How a call's tensors lie in memory, as the kernels want to know it."""
-
-    c_axis: int  # 1 where channels are adjacent
-    vec: int  # 2 where the two neighbours in a row of the larger map are read as one
-
-    @classmethod
-    def of(cls, first: Tensor, larger: tuple[Tensor, ...], scale: int) -> "_Layout":
-        c_axis = int(first.stride(1) < first.stride(3))
-        pairs = scale % 2 == 0 and not c_axis
-        pairs = pairs and all(t.stride(3) == 1 and not any(s % 2 for s in t.stride()[:3]) for t in larger)
-        return cls(c_axis, 2 if pairs else 1)
-
-    def arguments(self, *tensors: Tensor, larger: tuple[bool, ...]) -> list:
-        """Return pointer and strides of each tensor; those of the larger map's size in units of ``vec``."""
-        args = []
-        for t, is_larger in zip(tensors, larger, strict=True):
-            unit = self.vec if is_larger else 1
-            args += [t, (*(s // unit for s in t.stride()[:3]), t.stride(3))]
-        return args
+def _channels_last(t: Tensor) -> bool:
+    return t.stride(1) < t.stride(3)
 
 
 def _subpixels(scale: int) -> int:
@@ -176,19 +157,21 @@ def _subpixels(scale: int) -> int:
 
 
 def _row(W: int, H: int, tile: Tile, rows: int, c_axis: int) -> int:
-    """Choose a tile's pixels in one row: those that leave the fewest outside the map, then the most."""
+    """Choose a tile's pixels in one row: many, as threads read them together, and few outside the map."""
+    if c_axis:
+        return 4
 
-    def area(px: int) -> int:
+    def cost(px: int) -> float:
         py = tile.BP // px * rows
-        return -(-W // px) * px * -(-H // py) * py
+        return -(-W // px) * (px + 4) * -(-H // py) * py
 
-    return min((4,) if c_axis else (32, 16, 8), key=area)
+    return min((32, 16, 8), key=cost)
 
 
 def _fitted(tile: Tile, channels: int, least: int) -> Tile:
     """Give a tile no more channels than there are, and more pixels instead."""
     bc = max(least, min(tile.BC, 1 << max(0, channels - 1).bit_length()))
-    return Tile(bc, min(128, tile.BP * tile.BC // bc), tile.num_warps)
+    return Tile(bc, min(128, tile.BP * tile.BC // bc), tile.num_warps, min(tile.CB, -(-channels // bc)))
 
 
 @cache
@@ -196,30 +179,33 @@ def _tuned(kernel, name: str, c_axis: int, bucket: int, direction: tuple):
     """Return the kernel with tiles chosen by timing, apart for small and large maps, and up and down."""
     import triton
 
-    configs = [triton.Config(dict(BC=t.BC, BP=t.BP), num_warps=t.num_warps) for t in TILES[name, c_axis]]
+    tiles = [tile._asdict() for tile in TILES[name, c_axis]]
+    configs = [triton.Config(tile, num_warps=tile.pop("num_warps")) for tile in tiles]
     return triton.autotune(configs, key=["CPG", "K", "S", "G"])(kernel)
 
 
-def _launch(kernel, name: str, layout: _Layout, shape, args: list, constants: dict, sizes: tuple) -> None:
+def _launch(kernel, name: str, tensors: tuple, shape, constants: dict, sizes: tuple) -> None:
     N, C, H, W = shape
+    c_axis = int(_channels_last(tensors[0]))
     k, groups, scale = sizes
     cpg = C // groups
     rows = constants.get("ROWS", 1)
     # programs that share a tile of pixels: blocks of sub-pixels and of taps
     shared = -(-(scale**2) // constants.get("SUB", scale**2)) * -(-(k * k) // constants.get("TAPS", k * k))
-    tile = _fitted(TILES[name, layout.c_axis][0], cpg, constants.get("LANE", 1))
-    px = _row(W, H, tile, rows, layout.c_axis)
+    tile = _fitted(TILES[name, c_axis][0], cpg, constants.get("LANE", 1))
+    px = _row(W, H, tile, rows, c_axis)
 
     def grid(meta: dict) -> tuple[int]:
-        blocks_c = 1 if name == "grad_masks" else -(-cpg // meta["BC"])
+        blocks_c = 1 if name == "grad_masks" else -(-cpg // (meta["BC"] * meta["CB"]))
         py = meta["BP"] // px * rows
         return (N * groups * -(-W // px) * -(-H // py) * blocks_c * shared,)
 
-    constants = constants | dict(G=groups, K=k, S=scale, VEC=layout.vec, C_AXIS=layout.c_axis, PX=px)
+    constants = constants | dict(G=groups, K=k, S=scale, PX=px)
     constants["enable_fp_fusion"] = True  # Triton 3.10 no longer does by itself
     if os.environ.get("MMCARAFE_TRITON_AUTOTUNE") == "1":
         direction = constants.get("DOWN"), constants.get("D")
-        kernel = _tuned(kernel, name, layout.c_axis, (N * H * W).bit_length() // 4, direction)
+        kernel = _tuned(kernel, name, c_axis, (N * H * W).bit_length() // 4, direction)
     else:
         constants |= tile._asdict()
+    args = [argument for t in tensors for argument in (t, t.stride())]
     triton_starting.start(kernel, grid, (*args, H, W, cpg), constants)

@@ -6,8 +6,11 @@ a tile reaches few columns: at most 2 ``X`` of the source. For each row that it 
 that row, [BC, columns], by a matrix that holds the masks where a kernel reaches a column and zeros elsewhere,
 [columns, pixels]. Most products are with zeros, and still these units are faster.
 
-A zero times infinity is NaN, which would spread to pixels that a kernel does not reach. So rows are looked at
-as they pass, and a program that met something not finite sums its tile anew, product by product.
+float32 is split into two numbers of TF32's 11 bits, and three of their four products are summed; what remains
+is of float32's own error.
+
+A zero times infinity is NaN, which would spread to pixels that a kernel does not reach, and what TF32 leaves
+of infinity is NaN. So a program whose sums are not all finite sums its tile anew, product by product.
 
 Names are those of :mod:`.triton_kernels`. The width and strides but the last come in units of ``A``, so that
 the compiler knows what they are multiples of; offsets inside a tile are in 32 bits. ``WIDEN`` is for Triton's
@@ -17,52 +20,15 @@ interpreter, which multiplies bfloat16 as if it were integers.
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def place(pid, H, W, ROWS: tl.constexpr, X: tl.constexpr):
-    """Find first row and first column of a program's source pixels, and the rest of pid."""
-    blocks_x = tl.cdiv(W, X)
-    x0 = pid % blocks_x * X
-    pid = pid // blocks_x
-    blocks_y = tl.cdiv(H, ROWS)
-    return pid % blocks_y * ROWS, x0, pid // blocks_y
-
-
-@triton.jit
-def multiples(strides, A: tl.constexpr):
-    """Undo the units of strides."""
-    return tl.cast(strides[0], tl.int64) * A, strides[1] * A, strides[2] * A, strides[3]
-
-
-@triton.jit
-def start(pointer, n, c, y, x, s_n, s_c, s_h, s_w):
-    """Point to an element, in 64 bits."""
-    return (
-        pointer
-        + n * s_n
-        + tl.cast(c, tl.int64) * s_c
-        + tl.cast(y, tl.int64) * s_h
-        + tl.cast(x, tl.int64) * s_w
-    )
-
-
-@triton.jit
-def reaches(d, R: tl.constexpr):
-    """Tell whether a distance in rows or columns is inside a kernel."""
-    return (d >= -R) & (d <= R)
-
-
-@triton.jit
-def any_spoilt(zeros):
-    """Tell whether a sum of products with zero is NaN anywhere."""
-    return tl.max(tl.max((zeros != zeros).to(tl.int32), 1), 0) > 0
+from .triton_dot_parts import any_spoilt, multiples, multiply, place, reaches, start
 
 
 @triton.jit
 def carafe_dot_kernel(
     features_ptr, features_strides, masks_ptr, masks_strides, out_ptr, out_strides, H, W, CPG,
-    G: tl.constexpr, K: tl.constexpr, S: tl.constexpr, A: tl.constexpr, ROWS: tl.constexpr, X: tl.constexpr,
-    BC: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    G: tl.constexpr, K: tl.constexpr, S: tl.constexpr, A: tl.constexpr, PAIRS: tl.constexpr,
+    ROWS: tl.constexpr, X: tl.constexpr, BC: tl.constexpr, STAGES: tl.constexpr,
+    PRECISION: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Compute what ``carafe_kernel`` does for upsampling: the rows are of the features."""
     R: tl.constexpr = K // 2
@@ -96,22 +62,21 @@ def carafe_dot_kernel(
     dx = column[:, None] - LEFT - tx
     o_m = (dx + R - r * K) * m_c + t // SX * m_h + t % SX * m_w
     ok_m = (dx >= -R) & (dx <= R) & (y + r < H) & (x + tx < W) & (x + tx + dx >= 0) & (x + tx + dx < W)
+    if S == 2 and PAIRS:  # the compiler does not see that sub-pixels of a row are adjacent
+        o_m = tl.multiple_of(tl.max_contiguous(o_m, [1, 2]), [1, 2])
+        ok_m = tl.max_constancy(ok_m, [1, 2])
 
     acc = tl.zeros([BC, PIXELS], tl.float32)
-    spoilt = tl.zeros([BC, COLUMNS], tl.float32)
     for d in tl.range(-R, ROWS + R, num_stages=STAGES):
         ok_y = (y + d >= 0) & (y + d < H)
         b_x = tl.load(p_x + d * x_h + o_x, mask=ok_c & ok_x[None, :] & ok_y, other=0.0)
         ok_d = ok_m & (d - r <= R) & (r - d <= R) & ok_y
         b_m = tl.load(p_m + (d + R) * K * m_c + o_m, mask=ok_d, other=0.0)
-        spoilt += b_x.to(tl.float32) * 2.0 * 0.0  # TF32 rounds the largest to infinity
-        if WIDEN:
-            b_x, b_m = b_x.to(tl.float32), b_m.to(tl.float32)
-        acc = tl.dot(b_x, b_m, acc, input_precision=PRECISION)
+        acc = multiply(b_x, b_m, acc, PRECISION, WIDEN)
     t = tl.arange(0, PIXELS)
     tx_z = t % SX // S
     r_z = t // (SX * S)
-    if any_spoilt(spoilt):
+    if any_spoilt(acc):
         acc = tl.zeros([BC, PIXELS], tl.float32)
         for z in range(COLUMNS * (ROWS + 2 * R)):
             b = z % COLUMNS
@@ -172,18 +137,14 @@ def grad_features_dot_kernel(
         (dx >= -R) & (dx <= R) & (y + r < H)[None, :] & (x + tx < W)[None, :] & (x + sx >= 0) & (x + sx < W)
     )
     acc = tl.zeros([BC, PIXELS], tl.float32)
-    spoilt = tl.zeros([BC, COLUMNS], tl.float32)
     for a in tl.range(-R * S, (ROWS + R) * S, num_stages=STAGES):
         d = (a + R * S) // S - R
         ok_y = (y + d >= 0) & (y + d < H)
         b_g = tl.load(p_g + a * g_h + o_g, mask=ok_c & ok_x[None, :] & ok_y, other=0.0)
         ok_d = ok_m & (d - r <= R)[None, :] & (r - d <= R)[None, :] & ok_y
         b_m = tl.load(p_m + ((R - d) * K * m_c + a * m_h) + o_m, mask=ok_d, other=0.0)
-        spoilt += b_g.to(tl.float32) * 2.0 * 0.0
-        if WIDEN:
-            b_g, b_m = b_g.to(tl.float32), b_m.to(tl.float32)
-        acc = tl.dot(b_g, b_m, acc, input_precision=PRECISION)
-    if any_spoilt(spoilt):
+        acc = multiply(b_g, b_m, acc, PRECISION, WIDEN)
+    if any_spoilt(acc):
         acc = tl.zeros([BC, PIXELS], tl.float32)
         for z in range(COLUMNS * (ROWS + 2 * R) * S):
             b = z % COLUMNS
@@ -246,16 +207,12 @@ def grad_masks_dot_kernel(
     for c in tl.range(0, CPG, BC, num_stages=STAGES):
         ok_c = c + o_c < CPG
         b_g = tl.load(p_g + o_g, mask=ok_t[:, None] & ok_c[None, :], other=0.0)
-        if WIDEN:
-            b_g = b_g.to(tl.float32)
         new = ()
         for a in tl.static_range(REACHED):
             ok_y = (y + a - R >= 0) & (y + a - R < H)
             ok = ok_c[:, None] & ok_x[None, :] & ok_y
             b_x = tl.load(p_x + (a - R) * x_h + o_x, mask=ok, other=0.0)
-            if WIDEN:
-                b_x = b_x.to(tl.float32)
-            new = new + (tl.dot(b_g, b_x, acc[a], input_precision=PRECISION),)
+            new = new + (multiply(b_g, b_x, acc[a], PRECISION, WIDEN),)
         acc = new
         p_g += BC * g_c
         p_x += BC * x_c
@@ -263,7 +220,25 @@ def grad_masks_dot_kernel(
     ok = (dx >= -R) & (dx <= R) & ok_t[:, None]
     p_out = start(out_ptr, i_n, i_g * K * K, y * S, x * S, out_n, out_c, out_h, out_w)
     o_out = (dx + R - r[:, None] * K) * out_c + (t // SX * out_h + t % SX * out_w)[:, None]
+    dtype: tl.constexpr = out_ptr.dtype.element_ty
+    spoilt = False
     for a in tl.static_range(REACHED):
-        d = a - R
-        ok_a = ok & ((d - r <= R) & (r - d <= R))[:, None]
-        tl.store(p_out + a * K * out_c + o_out, acc[a].to(out_ptr.dtype.element_ty), mask=ok_a)
+        ok_a = ok & ((a - R - r <= R) & (r - a + R <= R))[:, None]
+        tl.store(p_out + a * K * out_c + o_out, acc[a].to(dtype), mask=ok_a)
+        if PRECISION == "tf32":
+            spoilt = spoilt | any_spoilt(acc[a])
+    if spoilt:  # of infinity TF32 leaves NaN
+        tl.debug_barrier()  # what was stored is stored over, maybe by other threads
+        p_g -= tl.cdiv(CPG, BC) * BC * g_c
+        p_x -= tl.cdiv(CPG, BC) * BC * x_c
+        for z in range(REACHED):
+            total = tl.zeros([PIXELS, COLUMNS], tl.float32)
+            ok_z = ok_x & (y + z - R >= 0) & (y + z - R < H)
+            for c in tl.range(CPG, loop_unroll_factor=1):
+                p_c = p_g + tl.cast(c, tl.int64) * g_c
+                one_g = tl.load(p_c + t // SX * g_h + t % SX * g_w, mask=ok_t, other=0.0)
+                p_c = p_x + tl.cast(c, tl.int64) * x_c
+                one_x = tl.load(p_c + (z - R) * x_h + (column - LEFT) * x_w, mask=ok_z, other=0.0)
+                total += one_g[:, None] * one_x[None, :]
+            ok_z_t = ok & ((z - R - r <= R) & (r - z + R <= R))[:, None]
+            tl.store(p_out + z * K * out_c + o_out, total.to(dtype), mask=ok_z_t)

@@ -6,11 +6,11 @@ import triton.language as tl
 
 
 @triton.jit
-def wide(strides, VEC: tl.constexpr):
-    """Widen strides to 64 bits; all but the last are in units of ``VEC``, so that pairs are aligned."""
-    s_n = tl.cast(strides[0], tl.int64) * VEC
-    s_c = tl.cast(strides[1], tl.int64) * VEC
-    s_h = tl.cast(strides[2], tl.int64) * VEC
+def wide(strides):
+    """Widen strides to 64 bits."""
+    s_n = tl.cast(strides[0], tl.int64)
+    s_c = tl.cast(strides[1], tl.int64)
+    s_h = tl.cast(strides[2], tl.int64)
     return s_n, s_c, s_h, tl.cast(strides[3], tl.int64)
 
 
@@ -27,21 +27,21 @@ def pixels(pid, H, W, BP: tl.constexpr, PX: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def zeros(COUNT: tl.constexpr, C: tl.constexpr, P: tl.constexpr, C_AXIS: tl.constexpr):
+def zeros(COUNT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Make a tuple of COUNT tiles of float32 zeros."""
     tiles = ()
     for _ in tl.static_range(COUNT):
-        if C_AXIS == 0:
-            tiles = tiles + (tl.zeros([C, P], tl.float32),)
-        else:
-            tiles = tiles + (tl.zeros([P, C], tl.float32),)
+        tiles = tiles + (tl.zeros([ROWS, COLUMNS], tl.float32),)
     return tiles
 
 
 @triton.jit
-def pairs(pointers, stride):
-    """Put each pointer and the one a stride further into a new last dimension."""
-    return tl.expand_dims(pointers, -1) + tl.arange(0, 2) * stride
+def quarters(tile, BP: tl.constexpr, BC: tl.constexpr):
+    """Take every fourth column of a tile, [BP, BC], from the first, second, third and fourth on."""
+    even, odd = tl.split(tl.reshape(tile, [BP, BC // 4, 2, 2]))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
 
 
 @triton.jit

@@ -24,7 +24,6 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
 TILES = dict(triton_backend.TILES)
-DOT_TILES = triton_dot_backend.TILES
 
 
 class Driver:
@@ -82,7 +81,10 @@ def compile_case(case: dict, target: GPUTarget) -> list[dict]:
         found.append(report(kernel.fn.__name__, case, compiled, target))
 
     triton_starting.start = compile_only
-    triton_dot_backend.TILES = DOT_TILES if case.get("dot", True) and target.backend == "cuda" else {}
+    capability = None
+    if case.get("dot", True) and target.backend == "cuda":
+        capability = divmod(target.arch, 10)
+    triton_dot_backend._with_tensor_cores = lambda t: capability
     for key, tiles in TILES.items():
         triton_backend.TILES[key] = tiles[case.get("tile", 0) :] or tiles
     memory_format = getattr(torch, case["memory_format"])

@@ -71,7 +71,7 @@ All that was measured is in [benchmarks.json](benchmarks.json).
 """
 
 CUDA_TEXT = """\
-One run of `python tools/benchmark_op.py --device cuda --all --page docs/benchmarks.md` on {gpu}
+One run of `python tools/benchmark_op.py {options}` on {gpu}
 (torch {torch}, CUDA {cuda}, Triton {triton}): k=5, x2, medians of {rounds} rounds, inputs in turn from
 a pool of twice the L2 cache, microseconds of one call replayed from a CUDA graph and, in brackets, called
 from Python. A device-to-device copy moves {copy:.0f} GB/s; the last column is how much of that the Triton
@@ -158,6 +158,7 @@ def cuda_section(data: dict) -> str:
     reasons = sorted({f"Left out: {r['row']}: {r['why']}.\n" for r in data["left_out"]})
     return CUDA_TEXT.format(
         **data["machine"],
+        options=data["options"],
         rounds=data["rounds"],
         rows=" | ".join(names),
         rule=" | ".join("---" for _ in names),
@@ -216,7 +217,9 @@ def save(path: Path, table: str, data: dict) -> None:
 def write_page(path: Path, table: str, data: dict) -> None:
     """Replace a section of the page, and write its measurements beside it."""
     cases = {(r["shape"], r["layout"]) for r in data["results"]}
-    if not set(product(LEVELS if table == "upsamplers" else SHAPES, LAYOUTS)) <= cases:
+    # of a GPU the section names the command, and shows what that measured
+    shapes = dict(cpu=SHAPES, upsamplers=LEVELS, cuda=())[table]
+    if not set(product(shapes, LAYOUTS)) <= cases:
         raise InputError(
             "--page: expected the measurements of a run with --all or --upsamplers, both layouts"
         )
