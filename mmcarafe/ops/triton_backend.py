@@ -104,7 +104,7 @@ def grad_features(grad: Tensor, masks: Tensor, k: int, groups: int, scale: int, 
             "grad_features", (grad, masks, out), out.shape, (k, groups, scale)
         ):
             return out
-        rows = 2 if scale > 2 else 3 if down else 4
+        rows = 2 if scale > 2 else 3 if down and not _channels_last(grad) else 4  # more would spill registers
         constants = dict(ROWS=rows if k <= 5 else 2 if k <= 9 else 1, DOWN=down)
         tensors = grad, masks, out
         _launch(grad_features_kernel, "grad_features", tensors, out.shape, constants, (k, groups, scale))
