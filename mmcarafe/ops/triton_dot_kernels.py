@@ -229,8 +229,8 @@ def grad_masks_dot_kernel(
             spoilt = spoilt | any_spoilt(acc[a])
     if spoilt:  # of infinity TF32 leaves NaN
         tl.debug_barrier()  # what was stored is stored over, maybe by other threads
-        p_g -= tl.cdiv(CPG, BC) * BC * g_c
-        p_x -= tl.cdiv(CPG, BC) * BC * x_c
+        p_g -= tl.cdiv(CPG, BC) * BC * tl.cast(g_c, tl.int64)
+        p_x -= tl.cdiv(CPG, BC) * BC * tl.cast(x_c, tl.int64)
         for z in range(REACHED):
             total = tl.zeros([PIXELS, COLUMNS], tl.float32)
             ok_z = ok_x & (y + z - R >= 0) & (y + z - R < H)

@@ -206,7 +206,9 @@ def grad_masks_kernel(
     p_g = p_g + tl.expand_dims(y * S * g_h + x * S * g_w, 1)
     p_x = features_ptr + i_n * x_n + (i_g * CPG + o_c) * x_c
     p_x = p_x + tl.expand_dims(y * D * x_h + x * D * x_w, 1)
-    if LANE == 1:  # never 1, but then no tap is read as vectors, whose layout would have to be changed
+    if (
+        LANE == 1
+    ):  # adds nothing, but unknown to the compiler: it would read some taps as vectors, in another layout
         p_x += tl.where(W > 0, 0, 1)
 
     acc = zeros(TAPS * SUB, BP, BC // LANE)
