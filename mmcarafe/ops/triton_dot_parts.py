@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernels for tensor cores have in common; :mod:`.triton_dot_kernels` explains the names."""
+"""Hold what the kernels for tensor cores have in common; :mod:`.triton_dot_kernels` explains the names."""
 
 import triton
 import triton.language as tl
